@@ -1,0 +1,1 @@
+"""Class distances of image classifiers: how small a trigger turns one class into another."""

@@ -1,0 +1,51 @@
+"""`orthogon measure`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from orthogon.cli.screen import Command, Result, Screen
+from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
+
+
+@dataclass(frozen=True)
+class Measure(Command):
+    """Measure the class distances of a model: the size of the smallest trigger that turns one class into another.
+
+    Examples:
+      orthogon measure --model net.safetensors --arch resnet20 --data images/
+      orthogon measure --model net.safetensors --data images/ --pairs 0-1,2-5 --protocol paper
+      orthogon measure --model timm:resnet18.a1_in1k --data hf:some/dataset --protocol screen --pairs random:200
+      orthogon measure --model timm:resnet18.a1_in1k --data hf:some/dataset --pairs universal
+
+    The run folder gets distances.json, triggers.safetensors and report.html.
+    Exit code 3 says that the clean accuracy is near chance, so that distances would mean nothing.
+    """
+
+    model: ModelWords
+    images: ImageWords
+    pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
+    """all; 0-1,2-5 (victim-target, by number); random:20; "*-3" (every class to 3); universal (every class to each)."""
+    family: Literal["patch"] = "patch"
+    """Kind of trigger."""
+    protocol: Literal["fast", "paper", "screen"] = "fast"
+    """fast agrees with paper (100 samples, 1000 epochs, best of 3) in a fraction of its time; screen is a quick upper
+    bound for many classes."""
+    seed: Seed = 0
+    out: Folder = None
+    memory: Annotated[float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: what is free)")] = None
+    """Most memory to use, in GiB."""
+    device: Device = "auto"
+    force: bool = False
+    """Measure a model even though its clean accuracy is near chance."""
+    fresh: Fresh = False
+    json: Json = False
+
+    def run(self, screen: Screen) -> Result:
+        """Measure and write the files."""
+        from orthogon.cli.measuring import measure_and_write
+
+        return measure_and_write(self, screen)

@@ -1,0 +1,151 @@
+"""The work of `orthogon measure`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orthogon import report, runs
+from orthogon.classifier import Classifier
+from orthogon.cli.measure import Measure
+from orthogon.cli.screen import Result, Screen
+from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
+from orthogon.distance import Measurement, Progress, choose_pairs, measure
+from orthogon.evaluate import Evaluation, accuracy, near_chance
+from orthogon.images import LabelledImages
+from orthogon.inversion import Inversion, Pair
+from orthogon.results import read_inversion, write_inversion, write_triggers
+from orthogon.runs import Run
+from orthogon.triggers import FAMILIES
+
+CHECKED = 2000
+"""About so many images check the clean accuracy first: they tell it within 2 points, fast on a slow machine too."""
+
+
+def measure_and_write(words: Measure, screen: Screen) -> Result:
+    """Check the model, measure what no former process has, write distances.json, triggers.safetensors, report.html.
+
+    Raises:
+        NearChance: the clean accuracy is near chance, and no --force.
+        OtherSettings: the folder holds another run.
+        ValueError, OSError: whatever else is wrong with the words, the model, the data or the folder.
+    """
+    screen.say("loading the model and the images")
+    classifier, images = open_subject(words.model, words.images, words.seed)
+    pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
+    own = {name: getattr(words, name) for name in ("pairs", "family", "protocol", "seed")}
+    settings = words_of(words.model, words.images) | own
+    hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
+    folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": hashes})
+    classifier.to(pick_device(words.device))
+    with Run.open(folder, "measure", settings, inputs=hashes, fresh=words.fresh) as run:
+        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
+        clean = _check(words, classifier, images, screen)
+        measurement, seconds = _measure(words, classifier, images, pairs, run, screen)
+        facts = {
+            "settings": settings,
+            "versions": runs.versions(),
+            "hashes": hashes,
+            "seconds": round(seconds, 1),
+            "accuracy": clean.accuracy,
+            "accuracy_images": clean.total,
+            "model": model_facts(words.model, classifier),
+            "data": images.source,
+        }
+        return _write(run, measurement, facts, images)
+
+
+def _check(words: Measure, classifier: Classifier, images: LabelledImages, screen: Screen) -> Evaluation:
+    """Clean accuracy on a sample, and a refusal where it is near chance."""
+    if len(images) > CHECKED:
+        each = math.ceil(CHECKED / len(images.classes))
+        images = images.subset(f"per-class:{each}", generator(words.seed))
+    with screen.meter("clean accuracy") as update:
+        clean = accuracy(classifier, images, on_progress=lambda done: update(done, ""))
+    low, high = clean.interval
+    screen.say(f"clean accuracy {clean.accuracy:.2%} on {clean.total:,} images (95 %: {low:.1%} to {high:.1%})")
+    reason = near_chance(clean)
+    if reason is not None and not words.force:
+        raise NearChance(f"{reason}; put it right, or measure all the same with --force")
+    if reason is not None:
+        screen.say(f"going on, as --force says, although {reason}")
+    return clean
+
+
+def _measure(
+    words: Measure, classifier: Classifier, images: LabelledImages, pairs: list[Pair], run: Run, screen: Screen
+) -> tuple[Measurement, float]:
+    """The measurement, and the seconds that it took in all processes that worked on it."""
+    finished = _read_finished(run.path("pairs"), pairs)
+    if finished:
+        screen.say(f"{len(finished)} of {len(pairs)} pairs are finished already")
+    earlier = max((event.get("seconds", 0.0) for event in runs.read_events(run.folder)), default=0.0)
+    began = time.monotonic()
+
+    def keep(inversion: Inversion) -> None:
+        write_inversion(_pair_file(run.path("pairs"), inversion.pair), inversion)
+        run.event("pair", **_told(inversion), seconds=round(earlier + time.monotonic() - began, 3))
+
+    with screen.meter("distances") as update:
+        measurement = measure(
+            classifier,
+            images,
+            pairs=pairs,
+            protocol=words.protocol,
+            seed=words.seed,
+            memory=words.memory,
+            device=str(pick_device(words.device)),
+            finished=finished,
+            on_finished=keep,
+            on_progress=_shown_by(update),
+        )
+    return measurement, earlier + (time.monotonic() - began if len(finished) < len(pairs) else 0.0)
+
+
+def _write(run: Run, measurement: Measurement, facts: dict[str, Any], images: LabelledImages) -> Result:
+    matrix = replace(measurement.matrix, facts={**measurement.matrix.facts, **facts})
+    data = matrix.to_json()
+    write_triggers(run.path("triggers.safetensors"), measurement, images, FAMILIES[matrix.family])
+    runs.write_json(run.path("distances.json"), data)
+    page = report.write_report(run.folder)
+    run.event("finished", seconds=facts["seconds"])
+    mean = f"mean distance {matrix.mean():.2f} ({matrix.unit})"
+    shown = [report.distance_table(matrix), report.pairs_table(matrix), f"{mean}\nreport: {page}"]
+    return Result({**data, "run": str(run.folder), "report": str(page)}, shown)
+
+
+def _pair_file(folder: Path, pair: Pair) -> Path:
+    return folder / f"{'any' if pair.victim is None else pair.victim}-{pair.target}.safetensors"
+
+
+def _read_finished(folder: Path, pairs: list[Pair]) -> dict[Pair, Inversion]:
+    """What former processes have finished; a file that cannot be read is measured again."""
+    finished = {}
+    for pair in pairs:
+        path = _pair_file(folder, pair)
+        try:
+            if path.exists():
+                finished[pair] = read_inversion(path)
+        except ValueError:
+            path.unlink()
+    return finished
+
+
+def _told(inversion: Inversion) -> dict[str, Any]:
+    """An inversion's numbers for the events; null where they are not finite."""
+    numbers = {"size": inversion.size, "asr": inversion.asr, "spread": inversion.spread}
+    plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    pair = {"victim": inversion.pair.victim, "target": inversion.pair.target}
+    return {**pair, "outcome": str(inversion.outcome), **plain}
+
+
+def _shown_by(update: Callable[[float, str], None]) -> Callable[[Progress], None]:
+    def progressed(progress: Progress) -> None:
+        update(progress.done, f"{progress.pairs_done} of {progress.pairs} pairs {progress.note}".rstrip())
+
+    return progressed

@@ -1,0 +1,86 @@
+"""From encoded images to uint8 arrays (c, h, w), a block at a time in parallel threads."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Encoded: TypeAlias = bytes | Path | np.ndarray
+"""A file's content, a file, or pixels uint8 (h, w) or (h, w, 3)."""
+
+Decoded: TypeAlias = np.ndarray | str
+"""uint8 (c, h, w), or the reason why there is none."""
+
+_TASK, _BLOCK = 32, 1024  # images of one thread's task, and of all that are in flight (bounds the memory)
+
+
+def decode(encoded: Encoded, image_shape: tuple[int, int, int] | None) -> np.ndarray:
+    """One image as uint8 (c, h, w), upright by its EXIF tag.
+
+    Without `image_shape`: grey stays one channel, all else becomes RGB, the size is the image's own. With it: RGB or
+    grey as its channels say, stretched to its size (antialiased, bilinear); nothing is cut off. What is transparent
+    is seen on white, as a viewer shows it.
+
+    Raises:
+        Exception: whatever Pillow raises for a broken file.
+    """
+    image = _upright(encoded)
+    channels = image_shape[0] if image_shape else 1 if image.mode in ("1", "L", "LA", "I", "I;16") else 3
+    image = _converted(image, "L" if channels == 1 else "RGB")
+    if image_shape and image.size != (image_shape[2], image_shape[1]):
+        image = image.resize((image_shape[2], image_shape[1]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def decode_all(
+    items: Iterable[tuple[str, Encoded]], image_shape: tuple[int, int, int] | None
+) -> Iterator[tuple[str, Decoded]]:
+    """Decode (name, encoded) in order; a broken image yields its reason instead of pixels."""
+    items = iter(items)
+
+    def work(task: list[tuple[str, Encoded]]) -> list[tuple[str, Decoded]]:
+        return [(name, _tried(encoded, image_shape)) for name, encoded in task]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while block := list(islice(items, _BLOCK)):
+            for done in pool.map(work, [block[i : i + _TASK] for i in range(0, len(block), _TASK)]):
+                yield from done
+
+
+def _tried(encoded: Encoded, image_shape: tuple[int, int, int] | None) -> Decoded:
+    try:
+        return decode(encoded, image_shape)
+    except Exception as error:  # Pillow's decoders raise nearly everything on broken files
+        return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+
+
+def _upright(encoded: Encoded) -> Image.Image:
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(encoded)
+    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        image.load()
+        if image.format == "PNG":  # an EXIF tag there is rare, and looking for it costs as much as the decoding
+            return image
+        return ImageOps.exif_transpose(image)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert(mode)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)

@@ -1,0 +1,271 @@
+"""A frozen fast copy of a classifier, for the loop that needs nothing but input gradients.
+
+The copy never judges: it is reduced in precision and rewritten, and whoever claims a trigger re-measures it with the original in
+float32. Four things make it fast, in the order of what they bring: no weight gradients; bfloat16 where the machine is fast at it;
+normalisation layers folded into their neighbours or reduced to one multiply-add; and one graph for loss and gradient together,
+compiled with the weights as constants, in which the gradient of a convolution is again a convolution with packed weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from orthogon.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[Float[Tensor, "n classes"], Int64[Tensor, " n"]], Float[Tensor, " n"]]
+"""Logits and target classes in, one loss per image out."""
+
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a copy is made; None leaves the choice to the machine."""
+
+    precision: torch.dtype | None = None
+    """Of the copy's arithmetic: torch.bfloat16 or torch.float32."""
+    compile: bool | None = None
+    """Compile the step; takes seconds to tens of seconds once, so it pays for long jobs only."""
+    chunk: int = 128
+    """Images in one pass: small enough for the caches of a CPU, halved when memory runs out."""
+
+
+class FrozenCopy:
+    """Loss gradients with respect to images, fast, for one classifier and one loss.
+
+    Args:
+        classifier: stays as it is; the copy is taken in eval mode.
+        loss: from logits (n, classes) and targets (n,) to losses (n,); traced once, so without branches on values.
+        device: where the copy lives.
+        speed: precision, compilation and chunk.
+    """
+
+    def __init__(self, classifier: Classifier, loss: Loss, device: torch.device, speed: Speed | None = None) -> None:
+        speed = speed or Speed()
+        self.device = device
+        self.precision = speed.precision or fast_precision(device)
+        self.chunk = speed.chunk
+        self.compiled = bool(speed.compile) and has_compiler(device)
+        self._shape = classifier.image_shape
+        self._network = _simplified(classifier).to(device, self.precision).to(memory_format=_layout(device))
+        self._loss = loss
+        self._step: Step = self._eager_step
+        if self.compiled:
+            self._compile()
+
+    def gradient(
+        self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"], weights: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n c h w"]]:
+        """Logits of images in [0, 1], and the gradient of the weighted sum of losses with respect to the images."""
+        while True:
+            try:
+                return self._chunked(images, targets, weights)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or self.chunk <= 8:
+                    raise
+                self._halve()
+
+    def logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits of images in [0, 1], without gradients."""
+        with torch.no_grad():
+            parts = images.to(self.precision, memory_format=_layout(self.device)).split(self.chunk)
+            return torch.cat([self._network(part).float() for part in parts])
+
+    def _chunked(self, images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(images)
+        padding = -count % self.chunk if self.compiled else 0
+        images = images.to(self.precision, memory_format=_layout(self.device))
+        if padding:
+            images, targets, weights = (_padded(t, padding) for t in (images, targets, weights))
+        parts = zip(images.split(self.chunk), targets.split(self.chunk), weights.split(self.chunk), strict=True)
+        logits, gradients = zip(*(self._step(*part) for part in parts), strict=True)
+        return torch.cat(logits)[:count], torch.cat(gradients)[:count]
+
+    def _eager_step(self, images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits = self._network(images).float()
+            (gradient,) = torch.autograd.grad((self._loss(logits, targets) * weights).sum(), images)
+        return logits.detach(), gradient
+
+    def _compile(self) -> None:
+        """Trace loss and gradient into one graph and compile it; stay eager where the network cannot be traced."""
+        example = (
+            torch.rand(self.chunk, *self._shape, device=self.device)
+            .to(self.precision)
+            .contiguous(memory_format=_layout(self.device)),
+            torch.zeros(self.chunk, dtype=torch.int64, device=self.device),
+            torch.ones(self.chunk, device=self.device),
+        )
+        try:
+            graph = make_fx(self._eager_step, decomposition_table={_CONV_BACKWARD: _conv_input_gradient})(*example)
+            step = torch.compile(graph, dynamic=False, options={"freezing": True})
+            with torch.no_grad():
+                step(*example)
+        except Exception as error:  # a compiler fails in many ways, and each leaves the eager copy as it was
+            log.warning("the fast copy is not compiled and runs slower: %s", str(error).strip().split("\n")[0])
+            self.compiled = False
+            return
+        self._step = _without_gradients(step)
+
+    def _halve(self) -> None:
+        self.chunk //= 2
+        log.warning("out of memory: going on with chunks of %d images", self.chunk)
+        if self.compiled:
+            self._step = self._eager_step
+            self._compile()
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can build code for the device on this machine."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+    return device.type == "cuda"
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where a convolution in it is at least a quarter faster than in float32 (timed, a few ms), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    seconds = {dtype: _convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return min(seconds, key=lambda d: seconds[d] * (1.25 if d is torch.bfloat16 else 1.0))
+
+
+def _convolution_seconds(dtype: torch.dtype, repeats: int = 5) -> float:
+    images = torch.ones(64, 32, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(32, 32, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(repeats):
+            start = time.perf_counter()
+            nn.functional.conv2d(images, weight, padding=1)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+class _ChannelAffine(nn.Module):
+    """What a BatchNorm in eval mode is: one multiplication and one addition per channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale = torch.rsqrt(var + norm.eps) * (norm.weight if norm.affine else 1.0)
+        shift = (norm.bias if norm.affine else 0.0) - mean * scale
+        self.scale = nn.Parameter(scale.detach().view(1, -1, 1, 1), requires_grad=False)
+        self.shift = nn.Parameter(shift.detach().view(1, -1, 1, 1), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+def _simplified(classifier: Classifier) -> nn.Module:
+    """A copy without weight gradients, its BatchNorms folded into the convolution before, or reduced to an affine map."""
+    twin = copy.deepcopy(classifier).eval().float().requires_grad_(False)
+    if not isinstance(twin.network, torch.jit.ScriptModule):
+        twin.network = _folded(twin.network)
+        _replace_norms(twin)
+    return twin
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """BatchNorms folded where the traced graph shows a convolution that feeds nothing else; as it was if untraceable."""
+    try:
+        traced = torch.fx.symbolic_trace(network)
+    except Exception:  # networks with branches on values cannot be traced: their norms become affine maps instead
+        return network
+    modules: dict[str, nn.Module] = dict(traced.named_modules())
+    for node in traced.graph.nodes:
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        norm, conv = modules[str(node.target)], modules[str(source.target)]
+        if type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats:
+            traced.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm))
+            modules[str(source.target)] = traced.get_submodule(str(source.target))
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
+    traced.recompile()
+    return traced.requires_grad_(False)
+
+
+def _replace_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d and child.track_running_stats:
+            setattr(module, name, _ChannelAffine(child))
+        else:
+            _replace_norms(child)
+
+
+_CONV_BACKWARD: Any = torch.ops.aten.convolution_backward.default
+
+
+def _conv_input_gradient(
+    gradient: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    bias_sizes: list[int] | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    mask: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradient with respect to the images as a forward convolution, so that a compiler can fuse and pack it."""
+    if transposed or groups > 1 or mask != [True, False, False]:
+        return torch.ops.aten.convolution_backward(
+            gradient, images, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask
+        )
+    if all(s == 1 for s in stride):
+        turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        rims = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)]
+        if min(rims) >= 0:
+            return (
+                torch.ops.aten.convolution(gradient, turned, None, stride, rims, dilation, False, [0, 0], 1),
+                None,
+                None,
+            )
+    missing = [
+        size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
+        for size, out, s, p, d, k in zip(
+            images.shape[2:], gradient.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+        )
+    ]
+    return torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, 1), None, None
+
+
+def _without_gradients(step: Step) -> Step:
+    def run(images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return step(images, targets, weights)
+
+    return run
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def _padded(tensor: Tensor, count: int) -> Tensor:
+    return torch.cat([tensor, tensor[:1].expand(count, *tensor.shape[1:])])
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

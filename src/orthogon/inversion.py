@@ -1,0 +1,505 @@
+"""The one inversion loop: for many (victim, target) pairs at once, the smallest trigger that works.
+
+Every pair searches from several random starts in one batch. A search minimises a classification loss plus a weight times the
+trigger's size (MOTH, Eq. 1); the weight rises while the trigger works on enough samples and falls while it does not. Searches
+that fall behind are dropped from stage to stage. What distinguishes the loop from the authors' is said where it happens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from orthogon.classifier import Classifier
+from orthogon.frozen import FrozenCopy, Loss, Speed
+from orthogon.triggers import Trigger, TriggerFamily
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A victim class and a target class, by number; victim None stands for every class but the target."""
+
+    victim: int | None
+    target: int
+
+
+class Outcome(StrEnum):
+    """How an inversion ended. Only `FOUND` has a distance."""
+
+    FOUND = "found"
+    ASR = "asr not reached"
+    SAMPLES = "too few samples"
+    NOT_FINITE = "not finite"
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """The smallest trigger found for a pair, as the judge measured it in float32."""
+
+    pair: Pair
+    outcome: Outcome
+    size: float
+    """In the family's unit; NaN unless found."""
+    asr: float
+    """Share of the pair's samples that the trigger turns into the target, 0 to 1; NaN where nothing was tried."""
+    trigger: Trigger
+    """The trigger's tensors, without a leading dimension; the best attempt where none was found, empty where none was made."""
+    restarts: tuple[float, ...] = ()
+    """Sizes that the searches kept to the end have found, each on its own."""
+    steps: int = 0
+    """Gradient steps of the longest search."""
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the size over the searches kept to the end; NaN with fewer than two."""
+        return float(torch.tensor(self.restarts).std()) if len(self.restarts) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the search, after which only the most promising searches go on."""
+
+    restarts: int
+    """Searches per pair in this stage."""
+    steps: int
+    """Gradient steps."""
+    batch: int
+    """Samples per step and search."""
+    rates: tuple[float, float]
+    """Adam's step size at the first and the last step of the stage, geometric in between."""
+    accept_every: int = 0
+    """Steps between two tests of every search on all samples, which alone can call a trigger found; 0: none."""
+    patience: int = 0
+    """A pair leaves when so many acceptance tests have brought no smaller trigger; 0: never."""
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How triggers are searched; sizes in the family's unit, rates per pixel in [0, 1]."""
+
+    stages: tuple[Stage, ...]
+    asr: float = 0.9
+    """Share of the samples that a trigger must turn (MOTH, section V-A: 0.9; Neural Cleanse: 0.99)."""
+    loss: str = "margin"
+    """"margin": how far the target's logit is from leading by `lead`; "cross entropy": as in MOTH's Eq. 1."""
+    lead: float = 0.2
+    """Lead of the target's logit that the margin loss is content with, in typical clean leads of the model."""
+    spare: float = 0.8
+    """Of the samples that need not be turned, the share given up: the hardest ones weigh nothing. 0: all count."""
+    focus: bool = True
+    """Spend steps on the samples that are neither given up nor safely turned; else on shuffled batches of all."""
+    weight: float = 1.0
+    """Of the size against the loss at the start, times 1e-3, on a 32×32 image; scaled by the inverse number of pixels."""
+    raise_by: float = 1.05
+    """The weight's factor after `weight_patience` successful checks in a row."""
+    lower_by: float = 1.1
+    """The weight's divisor after as many failures in a row."""
+    weight_patience: int = 1
+    """Checks in a row that move the weight."""
+    check_every: int = 1
+    """Steps between two checks of the success rate over the samples' latest results."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's decay rates."""
+    jitter: float = 0.0
+    """Noise on a search's mask and pattern when it has found a smaller trigger (Algorithm 1: 0.01)."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a search that is kept to the end."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def image_steps(self) -> int:
+        """Images that go through loss and gradient per pair, at the most."""
+        return sum(stage.restarts * stage.steps * stage.batch for stage in self.stages)
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.stages[-1].accept_every:
+            raise ValueError("the last stage must test its triggers: give it accept_every above 0")
+        if not 0 < self.asr <= 1:
+            raise ValueError(f"asr must be above 0 and at most 1, got {self.asr}")
+        if self.loss not in ("margin", "cross entropy"):
+            raise ValueError(f'loss must be "margin" or "cross entropy", got {self.loss!r}')
+        kept = [stage.restarts for stage in self.stages]
+        if min(kept) < 1 or kept != sorted(kept, reverse=True):
+            raise ValueError(f"restarts must be at least 1 and never grow from stage to stage, got {kept}")
+
+
+class Engine:
+    """A classifier made ready for inversion: the frozen copy, the judge, and the scale of its logits.
+
+    Args:
+        classifier: judges in float32, on its own device; never changed.
+        samples: rows of images (rows, count, c, h, w), one row per victim; moved to the classifier's device.
+        settings: of the search.
+        speed: of the frozen copy.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        samples: UInt8[Tensor, "rows count c h w"],
+        settings: InversionSettings,
+        speed: Speed | None = None,
+    ) -> None:
+        self.judge = classifier.eval()
+        self.device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+        self.samples = samples.to(self.device)
+        self.settings = settings
+        clean = self.samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)[:512]
+        self.scale = _typical_lead(self._logits(clean.float() / 255))
+        self.copy = FrozenCopy(classifier, _loss(settings, self.scale), self.device, speed)
+
+    @property
+    def count(self) -> int:
+        """Samples per row."""
+        return self.samples.shape[1]
+
+    def row(self, row: int) -> Float[Tensor, "count c h w"]:
+        """A row's images in [0, 1]."""
+        return self.samples[row].float() / 255
+
+    def leads(self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """By how much the target's logit leads, in typical clean leads; the frozen copy says so."""
+        return _leads(self.copy.logits(images), targets) / self.scale
+
+    def success(self, images: Float[Tensor, "n c h w"], target: int) -> float:
+        """Share of images that the original model, in float32, takes for the target."""
+        return float((self._logits(images).argmax(1) == target).float().mean())
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.judge(part).float() for part in images.split(64)])
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One inversion to make."""
+
+    pair: Pair
+    row: int
+    """Of the engine's samples: the victim's images."""
+    seed: int
+    """Of all random draws of this inversion."""
+    start: Trigger | None = None
+    """A trigger, without a leading dimension, from which the first search starts."""
+
+
+def invert(
+    engine: Engine,
+    family: TriggerFamily,
+    requests: Sequence[Request],
+    on_progress: Callable[[float], None] | None = None,
+) -> list[Inversion]:
+    """Search the smallest triggers of some pairs together, and have the original model judge them in float32.
+
+    A pair's result depends on its own seed and samples, not on the pairs beside it.
+
+    Args:
+        engine: the prepared model with its samples.
+        family: of the triggers.
+        requests: one per pair.
+        on_progress: told the share of the work done, 0 to 1, now and then.
+
+    Returns:
+        One inversion per request, in their order.
+    """
+    search = _Search(engine, family, requests)
+    settings, total, done = engine.settings, engine.settings.image_steps, 0
+    for stage in settings.stages:
+        search.keep(stage.restarts)
+        for step in range(stage.steps):
+            if search.done:
+                break
+            if stage.accept_every and step % stage.accept_every == 0:
+                search.accept(stage)
+            search.step(stage, step)
+            done += stage.restarts * stage.batch
+            if on_progress is not None and step % 8 == 0:
+                on_progress(min(1.0, done / total))
+    return search.results()
+
+
+class _Search:
+    """All searches of one call: a batch of free parameters with their Adam state, weights and latest results."""
+
+    def __init__(self, engine: Engine, family: TriggerFamily, requests: Sequence[Request]) -> None:
+        self.engine, self.family, self.settings = engine, family, engine.settings
+        self.requests = list(requests)
+        self.left: dict[int, list[_Attempt]] = {}
+        self.taken = 0
+        starts = self.settings.stages[0].restarts
+        self.owner = [i for i in range(len(self.requests)) for _ in range(starts)]
+        self.generators = [
+            torch.Generator().manual_seed(request.seed * 1009 + n) for request in self.requests for n in range(starts)
+        ]
+        self._begin(starts)
+        self._place()
+
+    def _begin(self, starts: int) -> None:
+        """Everything that a search knows, before its first step."""
+        device, count = self.engine.device, self.engine.count
+        channels, height, width = self.engine.samples.shape[2:]
+        draws = [self.family.draw((channels, height, width), g) for g in self.generators]
+        for i, request in enumerate(self.requests):
+            if request.start is not None:
+                draws[i * starts] = self.family.free({k: v[None].cpu() for k, v in request.start.items()})
+        tasks = len(draws)
+        self.free = {name: torch.cat([d[name] for d in draws]).to(device) for name in draws[0]}
+        self.first = {name: torch.zeros_like(value) for name, value in self.free.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in self.free.items()}
+        self.best = self.family.realise(self.free)
+        self.best_size = torch.full((tasks,), math.inf, device=device)
+        self.best_rate = torch.zeros(tasks, device=device)
+        self.weight = torch.full((tasks,), self.settings.weight * 1e-3 * 1024 / (height * width), device=device)
+        self.lead = torch.zeros(tasks, count, device=device)
+        self.seen = torch.zeros(tasks, count, dtype=torch.bool, device=device)
+        self.streak = torch.zeros(tasks, device=device)
+        self.score = torch.zeros(tasks, device=device)
+        self.stale = torch.zeros(tasks, device=device)
+
+    @property
+    def done(self) -> bool:
+        """Whether every pair has left."""
+        return not self.owner
+
+    def _place(self) -> None:
+        """Rows of samples and target classes of the searches that are left."""
+        requests, device = [self.requests[i] for i in self.owner], self.engine.device
+        self.rows = torch.tensor([r.row for r in requests], dtype=torch.int64, device=device)
+        self.targets = torch.tensor([r.pair.target for r in requests], dtype=torch.int64, device=device)
+        self.keys: Tensor | None = None
+
+    def keep(self, restarts: int) -> None:
+        """Drop all but the most promising `restarts` searches of each pair."""
+        score = torch.where(self.best_size.isfinite(), self.best_size, self.score).tolist()
+        chosen: list[int] = []
+        for i in sorted(set(self.owner)):
+            chosen += sorted(sorted(self._searches_of(i), key=lambda n: score[n])[:restarts])
+        if len(chosen) < len(self.owner):
+            self._select(chosen)
+
+    def _searches_of(self, i: int) -> list[int]:
+        return [n for n, owner in enumerate(self.owner) if owner == i]
+
+    def _select(self, chosen: list[int]) -> None:
+        index = torch.tensor(chosen, dtype=torch.int64, device=self.engine.device)
+        for name in ("free", "first", "second", "best"):
+            setattr(self, name, {key: value[index] for key, value in getattr(self, name).items()})
+        for name in ("weight", "lead", "seen", "streak", "score", "best_size", "best_rate", "stale"):
+            setattr(self, name, getattr(self, name)[index])
+        self.owner = [self.owner[n] for n in chosen]
+        self.generators = [self.generators[n] for n in chosen]
+        self._place()
+
+    def step(self, stage: Stage, step: int) -> None:
+        """One gradient step of every search."""
+        batch = min(stage.batch, self.engine.count)
+        given_up, active = self._state_of_samples()
+        chosen = self._choose(batch, active, step)
+        share = self._shares(given_up, active, chosen)
+        images = self.engine.samples[self.rows[:, None], chosen].float() / 255
+        targets = self.targets.repeat_interleave(batch)
+        free = {name: value.requires_grad_() for name, value in self.free.items()}
+        trigger = self.family.realise(free)
+        stamped, size = self.family.stamp(trigger, images), self.family.size(trigger)
+        logits, pull = self.engine.copy.gradient(stamped.detach().flatten(0, 1), targets, share.flatten())
+        gradients = torch.autograd.grad(
+            [stamped, size], list(free.values()), [pull.view_as(stamped).float(), self.weight]
+        )
+        self.free = {name: value.detach() for name, value in free.items()}
+        lead = _leads(logits, targets) / self.engine.scale
+        self.lead.scatter_(1, chosen, lead.view(-1, batch))
+        self.seen.scatter_(1, chosen, True)
+        self._descend(dict(zip(free, gradients, strict=True)), stage, step)
+        self._steer(size.detach(), stage, step)
+
+    def _state_of_samples(self) -> tuple[Bool[Tensor, "tasks count"], Bool[Tensor, "tasks count"]]:
+        """Which samples are given up, and which of the others are not safely turned yet, by their latest results."""
+        settings, count = self.settings, self.engine.count
+        given_up = torch.zeros_like(self.seen)
+        spared = int(settings.spare * (1 - settings.asr) * count + 1e-6)
+        if spared:
+            known = torch.where(self.seen, self.lead, math.inf)
+            hardest = known.kthvalue(spared, dim=1, keepdim=True).values
+            given_up = self.seen & (self.lead <= hardest) & (self.lead < 0)
+        return given_up, ~given_up & (~self.seen | (self.lead < settings.lead))
+
+    def _choose(self, batch: int, active: Bool[Tensor, "tasks count"], step: int) -> Int64[Tensor, "tasks batch"]:
+        """The samples of this step: those that pull come first; without focus, a window of a shuffle of all."""
+        count = self.engine.count
+        windows = 1 if self.settings.focus else max(1, count // batch)
+        row = step // windows % _DRAWN
+        if self.keys is None or (row == 0 and step % windows == 0):
+            draws = [torch.rand(_DRAWN, count, generator=g) for g in self.generators]
+            self.keys = torch.stack(draws).to(self.engine.device)
+        keys = self.keys[:, row]
+        if self.settings.focus:
+            return (keys + active).topk(batch, dim=1).indices
+        return keys.argsort(dim=1)[:, step % windows * batch :][:, :batch]
+
+    def _shares(
+        self, given_up: Bool[Tensor, "tasks count"], active: Bool[Tensor, "tasks count"], chosen: Tensor
+    ) -> Float[Tensor, "tasks batch"]:
+        """What each chosen sample weighs in the loss, so that the batch stands for all samples."""
+        pulls = active.gather(1, chosen)
+        if not self.settings.focus:
+            return (~given_up.gather(1, chosen)).float() / chosen.shape[1]
+        stands_for = active.sum(1, keepdim=True) / pulls.sum(1, keepdim=True).clamp(min=1)
+        share = torch.where(pulls, stands_for, 1.0) / self.engine.count
+        return share.masked_fill(given_up.gather(1, chosen), 0.0)
+
+    def _descend(self, gradients: Trigger, stage: Stage, step: int) -> None:
+        """One step of Adam, each search with its own state."""
+        self.taken += 1
+        (b1, b2), (start, end) = self.settings.betas, stage.rates
+        rate = start * (end / start) ** (step / max(1, stage.steps - 1))
+        for name, gradient in gradients.items():
+            first = self.first[name].lerp_(gradient, 1 - b1)
+            second = self.second[name].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+            scale = (second / (1 - b2**self.taken)).sqrt_().add_(1e-12)
+            self.free[name].addcdiv_(first, scale, value=-rate / (1 - b1**self.taken))
+
+    def _steer(self, size: Float[Tensor, " tasks"], stage: Stage, step: int) -> None:
+        """Move the size's weight by the rule of patience, and keep the score by which searches are dropped."""
+        settings = self.settings
+        rate = ((self.lead > 0) & self.seen).sum(1) / self.seen.sum(1)
+        if step >= 0.7 * stage.steps:
+            score = size * (1 + 2 * (settings.asr - rate).clamp(min=0))
+            self.score = torch.where(self.score > 0, self.score.lerp(score, 0.2), score)
+        if (step + 1) % settings.check_every:
+            return
+        ahead = rate >= settings.asr - _EXACT
+        turned = torch.where(ahead, 1.0, -1.0)
+        self.streak = turned + torch.where(self.streak.sign() == turned, self.streak, 0.0)
+        due = self.streak.abs() >= settings.weight_patience
+        factor = torch.where(ahead, settings.raise_by, 1 / settings.lower_by)
+        self.weight = torch.where(due, self.weight * factor, self.weight)
+        self.streak = torch.where(due, 0.0, self.streak)
+
+    def accept(self, stage: Stage) -> None:
+        """Test every search on all samples of its pair: the copy looks, and the judge decides what is smaller than before.
+
+        This reads results back to the host, once in `accept_every` steps.
+        """
+        trigger = self.family.realise(self.free)
+        size = self.family.size(trigger)
+        better = torch.zeros(len(self.owner), dtype=torch.bool, device=self.engine.device)
+        for n, i in enumerate(self.owner):
+            request, one = self.requests[i], {name: value[n : n + 1] for name, value in trigger.items()}
+            stamped = self.family.stamp(one, self.engine.row(request.row)[None])[0]
+            self.lead[n] = self.engine.leads(stamped, self.targets[n].expand(len(stamped)))
+            hopeful = (self.lead[n] > 0).float().mean() >= self.settings.asr - 0.05
+            if bool(hopeful & (size[n] < self.best_size[n])):
+                rate = self.engine.success(stamped, request.pair.target)
+                better[n] = rate >= self.settings.asr - _EXACT
+                self.best_rate[n] = rate if better[n] else self.best_rate[n]
+        self.seen.fill_(True)
+        self.stale = torch.where(better & (size < 0.995 * self.best_size), 0.0, self.stale + 1)
+        self.best_size = torch.where(better, size, self.best_size)
+        self.best = {name: torch.where(_wide(better, value), trigger[name], value) for name, value in self.best.items()}
+        if self.settings.jitter:
+            self._shake(better)
+        if stage.patience:
+            self._leave(stage.patience)
+
+    def _shake(self, improved: Bool[Tensor, " tasks"]) -> None:
+        """Algorithm 1, lines 18-19: noise on what has just improved."""
+        noisy = self.family.jitter(self.family.realise(self.free), self.settings.jitter, self.generators)
+        moved = self.family.free(noisy)
+        self.free = {k: torch.where(_wide(improved, v), moved[k], v) for k, v in self.free.items()}
+
+    def _leave(self, patience: int) -> None:
+        """Pairs whose searches have all stopped to improve leave the batch."""
+        waits = (self.stale < patience).tolist()
+        alive = {owner for owner, wait in zip(self.owner, waits, strict=True) if wait}
+        for i in set(self.owner) - alive:
+            self.left[i] = self._attempts(i)
+        if len(alive) < len(set(self.owner)):
+            self._select([n for n, owner in enumerate(self.owner) if owner in alive])
+
+    def _attempts(self, i: int) -> list[_Attempt]:
+        """What each search of a pair has to show: its smallest confirmed trigger, else where it stands now."""
+        now = self.family.realise(self.free)
+        attempts = []
+        for n in self._searches_of(i):
+            found = bool(self.best_size[n].isfinite())
+            trigger = {k: v[n].clone() for k, v in (self.best if found else now).items()}
+            attempts.append(_Attempt(found, float(self.best_size[n]), float(self.best_rate[n]), trigger, self.taken))
+        return attempts
+
+    def results(self) -> list[Inversion]:
+        """Each pair's smallest confirmed trigger, after a last test of those that are still searched."""
+        if not self.done:
+            self.accept(replace(self.settings.stages[-1], patience=0))
+        attempts = {**self.left, **{i: self._attempts(i) for i in set(self.owner)}}
+        return [self._result(request, attempts[i]) for i, request in enumerate(self.requests)]
+
+    def _result(self, request: Request, attempts: list[_Attempt]) -> Inversion:
+        pair = request.pair
+        found = sorted((a for a in attempts if a.found), key=lambda a: a.size)
+        if found:
+            best, sizes = found[0], tuple(a.size for a in found)
+            return Inversion(pair, Outcome.FOUND, best.size, best.rate, _on_cpu(best.trigger), sizes, best.steps)
+        images, failed = self.engine.row(request.row), attempts[0]
+        stamped = self.family.stamp({k: v[None] for k, v in failed.trigger.items()}, images[None])[0]
+        finite = bool(stamped.isfinite().all())
+        rate = self.engine.success(stamped, pair.target) if finite else math.nan
+        outcome = Outcome.ASR if finite else Outcome.NOT_FINITE
+        return Inversion(pair, outcome, math.nan, rate, _on_cpu(failed.trigger), (), failed.steps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """What one search has come to."""
+
+    found: bool
+    size: float
+    rate: float
+    trigger: Trigger
+    steps: int
+
+
+_DRAWN = 64
+"""Steps for which sample orders are drawn at once, per search, so that a pair's draws are its own."""
+_EXACT = 1e-6
+"""Slack against the rounding of a share."""
+
+
+def _loss(settings: InversionSettings, scale: float) -> Loss:
+    """The loss that the frozen copy is traced with."""
+
+    def margin(logits: Tensor, targets: Tensor) -> Tensor:
+        return torch.relu(settings.lead - _leads(logits, targets) / scale)
+
+    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    return margin if settings.loss == "margin" else cross_entropy
+
+
+def _leads(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The target's logit less the largest other one."""
+    others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
+    return logits.gather(1, targets[:, None])[:, 0] - others
+
+
+def _typical_lead(logits: Float[Tensor, "n classes"]) -> float:
+    """Median lead of the first class over the second: the scale of a model's logits."""
+    top = logits.topk(2, dim=1).values
+    lead = float((top[:, 0] - top[:, 1]).median())
+    return lead if math.isfinite(lead) and lead > 1e-3 else 1.0
+
+
+def _wide(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (like.dim() - 1))
+
+
+def _on_cpu(trigger: Trigger) -> Trigger:
+    return {name: value.detach().cpu() for name, value in trigger.items()}

@@ -1,0 +1,148 @@
+"""A model card's section on class distances, in Markdown and JSON: the papers ask publishers to publish them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from orthogon import runs
+from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows, read_run
+from orthogon.report.summary import headline
+from orthogon.report.words import decimals, number, percent, printable, without_folders
+
+SMALLEST = 5
+"""Pairs named in a card."""
+WHOLE_MATRIX = 20
+"""Up to so many classes the Markdown holds the whole matrix; the JSON always does."""
+
+
+def model_card(run_folder: Path) -> tuple[str, dict[str, Any]]:
+    """The section of a model card as (Markdown, JSON-like data); absolute paths are cut to their last part.
+
+    Raises:
+        ValueError: the folder is no finished run.
+    """
+    run = read_run(run_folder)
+    return _markdown(run), _data(run)
+
+
+def write_card(run_folder: Path) -> tuple[Path, Path]:
+    """Writes card.md and card.json into a run's folder and returns their paths.
+
+    Raises:
+        ValueError: the folder is no finished run.
+        RunError: the files cannot be written.
+    """
+    text, data = model_card(run_folder)
+    markdown, json = run_folder / "card.md", run_folder / "card.json"
+    runs.write_text(markdown, text)
+    runs.write_json(json, data)
+    return markdown, json
+
+
+def _data(run: MeasuredRun) -> dict[str, Any]:
+    rows = pair_rows(run.matrix)
+    found = [row for row in rows if row.found]
+    names = ("model", "data", "accuracy", "seconds", "versions", "hashes")
+    return {
+        "metric": "class distance",
+        "unit": run.matrix.unit,
+        "protocol": run.matrix.protocol,
+        "family": run.matrix.family,
+        "mean": run.matrix.mean() if found else None,
+        "pairs": {"measured": len(rows), "found": len(found), "failed": failures(rows)},
+        "smallest": [_pair(run, row) for row in found[:SMALLEST]],
+        "classes": list(run.matrix.classes),
+        "values": [[v if math.isfinite(v) else None for v in row] for row in found_values(run.matrix).tolist()],
+        **{name: without_folders(run.record[name]) for name in names if run.record.get(name) is not None},
+    }
+
+
+def _pair(run: MeasuredRun, row: PairRow) -> dict[str, Any]:
+    asr = row.asr if math.isfinite(row.asr) else None
+    classes = run.matrix.classes
+    return {"victim": classes[row.victim], "target": classes[row.target], "distance": row.value, "asr": asr}
+
+
+def _markdown(run: MeasuredRun) -> str:
+    parts = ["## Class distances", " ".join(_safe(sentence) for sentence in headline(run))]
+    parts += [_facts(run), "### Closest pairs", _closest(run)]
+    if len(run.matrix.classes) <= WHOLE_MATRIX:
+        parts += [
+            "### All pairs",
+            "Rows are victim classes, columns targets; – is a pair without a distance.",
+            _matrix(run),
+        ]
+    return "\n\n".join([*parts, "### How to read this", _reading(run)]) + "\n"
+
+
+def _facts(run: MeasuredRun) -> str:
+    rows = pair_rows(run.matrix)
+    values = [row.value for row in rows if row.found]
+    places = decimals(values)
+    facts = [
+        ("Mean distance", number(run.matrix.mean() if values else math.nan, places)),
+        ("Smallest distance", number(values[0] if values else math.nan, places)),
+        ("Pairs with a distance", f"{len(values):,} of {len(rows):,} measured"),
+        ("Unit", run.matrix.unit),
+        ("Protocol", run.matrix.protocol),
+        ("Trigger family", run.matrix.family),
+        ("Samples", without_folders(str(run.record.get("data") or "not recorded"))),
+    ]
+    accuracy, versions = run.record.get("accuracy"), run.record.get("versions") or {}
+    facts += [("Accuracy on clean images", f"{100 * accuracy:.2f} %")] if isinstance(accuracy, int | float) else []
+    facts += (
+        [("Measured with", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
+    )
+    facts += [(f"Hash of {name}", str(digest)) for name, digest in (run.record.get("hashes") or {}).items()]
+    return _table(["", ""], [[name, value] for name, value in facts], numbers_from=2)
+
+
+def _closest(run: MeasuredRun) -> str:
+    found = [row for row in pair_rows(run.matrix) if row.found][:SMALLEST]
+    places, classes = decimals(row.value for row in found), run.matrix.classes
+    lines = [
+        [
+            classes[row.victim],
+            classes[row.target],
+            number(row.value, places),
+            run.size.patch(row.value) or "–",
+            percent(row.asr),
+        ]
+        for row in found
+    ]
+    return _table(["Victim", "Target", "Distance", "Patch", "Success rate"], lines, numbers_from=2)
+
+
+def _matrix(run: MeasuredRun) -> str:
+    values = found_values(run.matrix)
+    places, classes = decimals(values.flatten().tolist()), run.matrix.classes
+    lines = [
+        [name, *("" if v == t else number(float(values[v, t]), places) for t in range(len(classes)))]
+        for v, name in enumerate(classes)
+    ]
+    return _table(["", *classes], lines, numbers_from=1)
+
+
+def _reading(run: MeasuredRun) -> str:
+    explanation = f" {run.size.explanation}" if run.size.explanation else ""
+    return (
+        "The distance from a victim class to a target class is the size of the smallest trigger found that turns the "
+        "samples of the victim class into the target. It is an upper bound, it has a direction, and small means "
+        f"fragile.{explanation} Compare only distances of the same unit, protocol and family. A model whose distances "
+        "fall far below those published here may have been tampered with."
+    )
+
+
+def _table(head: list[str], lines: list[list[str]], numbers_from: int) -> str:
+    rule = ["---" if k < numbers_from else "---:" for k in range(len(head))]
+    rows = [[_safe(cell) for cell in head], rule, *([_safe(cell) for cell in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _safe(text: str) -> str:
+    """Text that Markdown and the HTML within it take literally; newlines are shown, not obeyed."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", printable(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,187 @@
+"""Two measured runs of one task side by side, such as a model before and after hardening."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from orthogon import runs
+from orthogon.distance import improvement
+from orthogon.report.heat import distance_map, ratio_map, value_span
+from orthogon.report.plots import before_after_plot
+from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run
+from orthogon.report.rendering import render
+from orthogon.report.summary import provenance
+from orthogon.report.words import counted, decimals, number, printable
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two runs and what changed between them."""
+
+    before: MeasuredRun
+    after: MeasuredRun
+    ratio: Float[Tensor, "victims targets"]
+    """After divided by before; NaN where either has no distance."""
+    increase: float
+    """Average relative increase over the pairs found in both (MOTH, Eq. 8): 1.0 is a doubling; NaN without any."""
+    mean_before: float
+    mean_after: float
+    """Means over the pairs that each run found, whether or not the other did."""
+    only_before: tuple[tuple[int, int], ...]
+    only_after: tuple[tuple[int, int], ...]
+    """Pairs (victim, target) that one run alone has a distance for."""
+    warnings: tuple[str, ...]
+    """What makes the numbers less comparable than they look."""
+
+    @property
+    def common(self) -> int:
+        """How many pairs have a distance in both runs."""
+        return int(self.ratio.isfinite().sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, JSON-like; null where there is none."""
+        return {
+            "unit": self.after.matrix.unit,
+            "increase": _or_null(self.increase),
+            "mean_before": _or_null(self.mean_before),
+            "mean_after": _or_null(self.mean_after),
+            "pairs_in_both": self.common,
+            "classes": list(self.after.matrix.classes),
+            "ratio": [[_or_null(v) for v in row] for row in self.ratio.tolist()],
+            "only_before": [list(pair) for pair in self.only_before],
+            "only_after": [list(pair) for pair in self.only_after],
+            "warnings": list(self.warnings),
+        }
+
+
+def compare(before: Path, after: Path) -> Comparison:
+    """Compares the distances of two runs' folders.
+
+    Raises:
+        ValueError: a folder is no finished run, or the runs differ in unit, trigger family or classes.
+    """
+    old, new = read_run(before), read_run(after)
+    for name in ("unit", "family", "classes"):
+        first, second = getattr(old.matrix, name), getattr(new.matrix, name)
+        if first != second:
+            raise ValueError(f"the runs differ in {name}: {before} has {first!r}, {after} has {second!r}")
+    old_values, new_values = found_values(old.matrix), found_values(new.matrix)
+    ratio = new_values / old_values.where(old_values > 0, math.nan)
+    return Comparison(
+        old,
+        new,
+        ratio,
+        improvement(old.matrix, new.matrix) if bool(ratio.isfinite().any()) else math.nan,
+        float(old_values.nanmean()),
+        float(new_values.nanmean()),
+        _pairs(old_values.isfinite() & ~new_values.isfinite()),
+        _pairs(new_values.isfinite() & ~old_values.isfinite()),
+        _warnings(old, new),
+    )
+
+
+def write_comparison(comparison: Comparison, page: Path) -> Path:
+    """Writes the comparison as one self-contained HTML page and returns its path.
+
+    Raises:
+        RunError: the page cannot be written.
+    """
+    runs.write_text(page, render("comparison.html.j2", **_content(comparison)))
+    return page
+
+
+def common_rows(comparison: Comparison) -> list[tuple[PairRow, PairRow, float]]:
+    """Pairs found in both runs as (before, after, ratio), the smallest ratio first."""
+    old = {(row.victim, row.target): row for row in pair_rows(comparison.before.matrix) if row.found}
+    new = {(row.victim, row.target): row for row in pair_rows(comparison.after.matrix) if row.found}
+    both = [
+        (old[p], new[p], float(comparison.ratio[p])) for p in old if p in new and math.isfinite(comparison.ratio[p])
+    ]
+    return sorted(both, key=lambda entry: entry[2])
+
+
+def increase_words(comparison: Comparison) -> str:
+    """The result in one sentence."""
+    if not comparison.common:
+        return "No pair has a distance in both runs."
+    rows = common_rows(comparison)
+    grew = sum(ratio > 1 for _, _, ratio in rows)
+    verb = "grew" if comparison.increase >= 0 else "shrank"
+    return (
+        f"Over the {counted(len(rows), 'pair')} that both runs found, the class distance {verb} by "
+        f"{100 * abs(comparison.increase):.1f} % on average; {grew:,} grew and {len(rows) - grew:,} did not."
+    )
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    old, new = comparison.before.matrix, comparison.after.matrix
+    span = value_span(found_values(old), found_values(new))
+    rows = common_rows(comparison)
+    places = decimals(span)
+    increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
+    titles = [
+        f"{pair_name(new, a)}: {number(b.value, places)} before, {number(a.value, places)} after" for b, a, _ in rows
+    ]
+    return {
+        "before_name": printable(comparison.before.model_name),
+        "after_name": printable(comparison.after.model_name),
+        "sentence": increase_words(comparison),
+        "figures": [
+            ("Average increase", increase, "MOTH, equation 8"),
+            (
+                "Mean before",
+                number(comparison.mean_before, places),
+                comparison.before.size.patch(comparison.mean_before),
+            ),
+            ("Mean after", number(comparison.mean_after, places), comparison.after.size.patch(comparison.mean_after)),
+            ("Pairs in both", f"{comparison.common:,}", _only_words(comparison)),
+        ],
+        "warnings": comparison.warnings,
+        "unit": printable(new.unit),
+        "maps": [("Before", distance_map(old, span)), ("After", distance_map(new, span))],
+        "ratio": ratio_map(old, new, comparison.ratio),
+        "plot": before_after_plot([b.value for b, _, _ in rows], [a.value for _, a, _ in rows], titles)
+        if rows
+        else None,
+        "pairs": [
+            (
+                printable(new.classes[a.victim]),
+                printable(new.classes[a.target]),
+                number(b.value, places),
+                number(a.value, places),
+                ratio,
+            )
+            for b, a, ratio in rows[:2000]
+        ],
+        "provenance": [("Before", provenance(comparison.before)), ("After", provenance(comparison.after))],
+    }
+
+
+def _warnings(before: MeasuredRun, after: MeasuredRun) -> tuple[str, ...]:
+    """Differences that do not forbid a comparison but should be read with it."""
+    told = []
+    for name in ("protocol", "data"):
+        first, second = before.record.get(name), after.record.get(name)
+        if first != second:
+            told.append(f"The runs differ in {name}: {printable(str(first))} before, {printable(str(second))} after.")
+    return tuple(told)
+
+
+def _only_words(comparison: Comparison) -> str:
+    lost, gained = len(comparison.only_before), len(comparison.only_after)
+    parts = [f"{lost:,} only before"] * bool(lost) + [f"{gained:,} only after"] * bool(gained)
+    return ", ".join(parts)
+
+
+def _pairs(chosen: Tensor) -> tuple[tuple[int, int], ...]:
+    return tuple((int(v), int(t)) for v, t in chosen.nonzero().tolist())
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None

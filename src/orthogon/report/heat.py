@@ -1,0 +1,157 @@
+"""Heat maps as plain data: the template turns them into a table."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from orthogon.distance import DistanceMatrix
+from orthogon.report import colours
+from orthogon.report.reading import PairRow, failures, found_values, pair_name, pair_rows
+from orthogon.report.words import MARKS, decimals, number, percent, printable
+
+NUMBERED = 20
+"""Up to so many classes a heat map's cells hold their numbers."""
+TABLED = 128
+"""Up to so many classes a heat map is a table; beyond, a picture of one pixel per pair."""
+_ROOM = 1000  # CSS pixels that the page's text column leaves for a heat map
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pair in a heat map: its CSS class, what stands in it, and what pointing at it tells."""
+
+    kind: str
+    text: str
+    title: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A heat map with its legend; `cells` is empty and `picture` a data: URI where there are too many classes."""
+
+    victims: tuple[str, ...]
+    targets: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    picture: str | None
+    low: str
+    middle: str
+    high: str
+    ramp: str
+    failed: dict[str, int]
+    left_out: int
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the cells show their numbers."""
+        return len(self.targets) <= NUMBERED
+
+    @property
+    def pitch(self) -> int:
+        """Side of an unnumbered cell, in CSS pixels."""
+        longest = min(max((len(name) for name in self.victims), default=0), 24)
+        fits = [
+            side
+            for side in range(22, 6, -1)
+            if len(self.targets) * (side + 1) + longest * 0.55 * min(side, 12) <= _ROOM
+        ]
+        return fits[0] if fits else 6
+
+
+def distance_map(matrix: DistanceMatrix, span: tuple[float, float] | None = None) -> HeatMap:
+    """The distances, the nearest pair in the strongest colour; span sets the ends of the scale (default: its own)."""
+    values = found_values(matrix)
+    low, high = span or value_span(values)
+    places = decimals(values.flatten().tolist())
+
+    def cell(row: PairRow) -> Cell:
+        words = f"{pair_name(matrix, row)}: {number(row.value, places)} (ASR {percent(row.asr)})"
+        return Cell(f"q{colours.level_of(row.value, low, high)}", number(row.value, places), words)
+
+    ends = [number(v, places) for v in (low, (low + high) / 2, high)]
+    return _heat_map(matrix, pair_rows(matrix), cell, ends, "--near-far")
+
+
+def ratio_map(before: DistanceMatrix, after: DistanceMatrix, ratio: Float[Tensor, "victims targets"]) -> HeatMap:
+    """After divided by before, on a scale around 1 that is even in both directions; NaN where either is missing."""
+    logs = ratio[ratio.isfinite() & (ratio > 0)].log2().abs()
+    reach = max(float(logs.max()) if logs.numel() else 0.0, 0.25)
+    measured = sorted({(row.victim, row.target) for row in (*pair_rows(before), *pair_rows(after))})
+    both = (found_values(before), found_values(after))
+    places = decimals(value_span(*both))
+
+    def cell(row: PairRow) -> Cell:
+        old, new = (number(float(values[row.victim, row.target]), places) for values in both)
+        words = f"{pair_name(after, row)}: {old} before, {new} after, × {row.value:.2f}"
+        return Cell(f"r{colours.ratio_level(row.value, reach)}", f"{row.value:.2f}", words)
+
+    rows = [
+        PairRow(v, t, float(ratio[v, t]), math.nan, math.nan, "found" if ratio[v, t].isfinite() else "not in both")
+        for v, t in measured
+    ]
+    ends = [f"× {2**end:.2f}" for end in (-reach, 0.0, reach)]
+    return _heat_map(after, rows, cell, ends, "--ratio")
+
+
+def value_span(*values: Float[Tensor, "victims targets"]) -> tuple[float, float]:
+    """Smallest and largest finite value of all the matrices together; (0, 0) where there is none."""
+    finite = torch.cat([v[v.isfinite()] for v in values])
+    return (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
+
+
+def _heat_map(
+    matrix: DistanceMatrix, rows: Sequence[PairRow], cell: Callable[[PairRow], Cell], ends: list[str], ramp: str
+) -> HeatMap:
+    measured = torch.zeros(len(matrix.classes), len(matrix.classes), dtype=torch.bool)
+    for row in rows:
+        measured[row.victim, row.target] = True
+    victims, targets = _shown(measured)
+    known = {(row.victim, row.target): cell(row) if row.found else _failed(matrix, row) for row in rows}
+    cells = tuple(tuple(known.get((v, t), _empty(v == t)) for t in targets) for v in victims)
+    drawn = max(len(victims), len(targets)) > TABLED
+    names = [printable(name) for name in matrix.classes]
+    return HeatMap(
+        tuple(names[v] for v in victims),
+        tuple(names[t] for t in targets),
+        () if drawn else cells,
+        _cells_picture(cells) if drawn else None,
+        *ends,
+        ramp=ramp,
+        failed=failures(rows),
+        left_out=len(matrix.classes) - len(set(victims) | set(targets)),
+    )
+
+
+def _shown(measured: Bool[Tensor, "classes classes"]) -> tuple[list[int], list[int]]:
+    """All classes while their numbers fit; of more, only those with a measured pair."""
+    if len(measured) <= NUMBERED or not bool(measured.any()):
+        return list(range(len(measured))), list(range(len(measured)))
+    return measured.any(1).nonzero().flatten().tolist(), measured.any(0).nonzero().flatten().tolist()
+
+
+def _failed(matrix: DistanceMatrix, row: PairRow) -> Cell:
+    outcome = "not finite" if row.outcome == "found" else row.outcome
+    return Cell("fail", MARKS.get(outcome, "none"), f"{pair_name(matrix, row)}: no distance, {printable(outcome)}")
+
+
+def _empty(diagonal: bool) -> Cell:
+    return Cell("same", "", "") if diagonal else Cell("skip", "", "not measured")
+
+
+def _cells_picture(cells: Sequence[Sequence[Cell]]) -> str:
+    """One pixel per pair, in the light theme's colours; grey without a distance, white where nothing was measured."""
+    fixed = {"fail": (150, 150, 155), "same": (225, 225, 228), "skip": (255, 255, 255)}
+    flat = [fixed.get(c.kind) or colours.of_class(c.kind) for line in cells for c in line]
+    image = Image.new("RGB", (len(cells[0]), len(cells)))
+    image.putdata(flat)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

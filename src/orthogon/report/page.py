@@ -1,0 +1,187 @@
+"""One self-contained HTML page of a finished run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orthogon import runs
+from orthogon.report.heat import distance_map
+from orthogon.report.pictures import LONGEST, difference_uri, image_uri, mask_uri
+from orthogon.report.plots import distance_plot
+from orthogon.report.reading import (
+    MeasuredRun,
+    PairRow,
+    TriggerPictures,
+    found_values,
+    pair_name,
+    pair_rows,
+    read_run,
+    trigger_pictures,
+)
+from orthogon.report.rendering import render
+from orthogon.report.summary import figures, headline, provenance, subtitle
+from orthogon.report.words import command_line, decimals, number, percent, printable
+
+FIRST_SHOWN = 12
+"""Smallest pairs whose triggers are drawn without unfolding anything."""
+MOST_DRAWN = 100
+"""Pairs drawn at most."""
+MOST_LISTED = 2000
+"""Rows of the table of all pairs at most; distances.json has the rest."""
+_DRAWN_PIXELS = 40 * LONGEST * LONGEST  # keeps the page of a 224-pixel model at a few megabytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A data: URI with its caption, and what it shows for those who cannot see it."""
+
+    uri: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class PairCard:
+    """A pair with its numbers in words and its pictures (none where the run kept none)."""
+
+    victim: str
+    target: str
+    distance: str
+    spread: str
+    asr: str
+    patch: str
+    outcome: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How near a class is: as a target (mean of its column) and as a victim (mean of its row)."""
+
+    name: str
+    as_target: float
+    as_victim: float
+    universal: str
+    failed: int
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes report.html into a run's folder, from its files alone, and returns its path.
+
+    Raises:
+        ValueError: the folder is no finished run.
+        RunError: the page cannot be written.
+    """
+    page = run_folder / "report.html"
+    runs.write_text(page, render("report.html.j2", **_content(read_run(run_folder))))
+    return page
+
+
+def _content(run: MeasuredRun) -> dict[str, Any]:
+    matrix, rows = run.matrix, pair_rows(run.matrix)
+    found = [row for row in rows if row.found]
+    places = decimals(row.value for row in found)
+    cards, classes = _cards(run, rows, places), _class_rows(run, places)
+    return {
+        "title": printable(run.model_name),
+        "subtitle": subtitle(run),
+        "sentences": headline(run),
+        "figures": figures(run),
+        "unit": printable(matrix.unit),
+        "pixel_words": run.size.explanation,
+        "heat": distance_map(matrix),
+        "cards": cards[:FIRST_SHOWN] if found else [],
+        "more_cards": [card for card in cards[FIRST_SHOWN:] if card.pictures],
+        "all_pairs": cards[:MOST_LISTED],
+        "pair_count": len(rows),
+        "plot": distance_plot(found, partial(pair_name, matrix)) if found else None,
+        "found_count": len(found),
+        "spread_words": _spread_words(found, places),
+        "classes": classes,
+        "longest": max((v for c in classes for v in (c.as_target, c.as_victim) if v > 0), default=1.0),
+        "has_universal": any(c.universal for c in classes),
+        "has_failed": any(c.failed for c in classes),
+        "number": partial(number, places=places),
+        "provenance": provenance(run),
+        "command": command_line(run.started),
+    }
+
+
+def _cards(run: MeasuredRun, rows: Sequence[PairRow], places: int) -> list[PairCard]:
+    found = [(row.victim, row.target) for row in rows if row.found]
+    pictures = trigger_pictures(run.folder, found[: _drawn_count(run.size.image_shape)])
+    return [_card(run, row, places, pictures.get((row.victim, row.target))) for row in rows]
+
+
+def _drawn_count(shape: tuple[int, int, int] | None) -> int:
+    if shape is None:
+        return 0
+    shrunk = min(1.0, LONGEST / max(shape[1:]))
+    return max(FIRST_SHOWN, min(MOST_DRAWN, int(_DRAWN_PIXELS / (shape[1] * shape[2] * shrunk**2))))
+
+
+def _card(run: MeasuredRun, row: PairRow, places: int, pictures: TriggerPictures | None) -> PairCard:
+    victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
+    return PairCard(
+        victim,
+        target,
+        number(row.value if row.found else math.nan, places),
+        f"± {number(row.spread, places)}" if row.found and math.isfinite(row.spread) else "",
+        percent(row.asr),
+        run.size.patch(row.value) if row.found else "",
+        printable(row.outcome),
+        _drawn(pictures, victim, target) if pictures else (),
+    )
+
+
+def _drawn(pictures: TriggerPictures, victim: str, target: str) -> tuple[Picture, ...]:
+    clean = Picture(image_uri(pictures.clean), "sample", f"a sample of {victim}")
+    stamped = Picture(image_uri(pictures.stamped), "stamped", f"the same sample with the trigger to {target} on it")
+    change = difference_uri(pictures.clean, pictures.stamped)
+    difference = Picture(change, "difference", "what the trigger changes, grey where nothing")
+    if pictures.mask is None:
+        return clean, stamped, difference
+    most = float(pictures.mask.max())
+    mask = Picture(mask_uri(pictures.mask), "mask", f"the trigger's mask, up to {most:.2f}, stretched to white")
+    return clean, stamped, mask, difference
+
+
+def _spread_words(found: Sequence[PairRow], places: int) -> str:
+    known = [row.spread for row in found if math.isfinite(row.spread)]
+    if not known:
+        return "This run kept no spread over restarts."
+    return (
+        "The bars reach one standard deviation over the restarts of a pair to each side, "
+        f"{number(sum(known) / len(known), places)} on average; the dot is the best restart, which is the distance."
+    )
+
+
+def _class_rows(run: MeasuredRun, places: int) -> list[ClassRow]:
+    """Classes with anything measured, the easiest target first."""
+    values, rows = found_values(run.matrix), pair_rows(run.matrix)
+    universal = {entry["target"]: _universal(entry, places) for entry in run.record.get("universal") or []}
+    measured = Counter(k for row in rows for k in (row.victim, row.target))
+    failed = Counter(k for row in rows if not row.found for k in (row.victim, row.target))
+    classes = [
+        ClassRow(
+            printable(name),
+            float(values[:, k].nanmean()),
+            float(values[k].nanmean()),
+            universal.get(k, ""),
+            failed[k],
+        )
+        for k, name in enumerate(run.matrix.classes)
+        if k in universal or measured[k]
+    ]
+    return sorted(classes, key=lambda row: row.as_target if math.isfinite(row.as_target) else math.inf)
+
+
+def _universal(entry: Mapping[str, Any], places: int) -> str:
+    value, outcome = entry.get("value"), str(entry.get("outcome"))
+    return number(float(value), places) if outcome == "found" and isinstance(value, int | float) else printable(outcome)

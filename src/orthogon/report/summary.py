@@ -1,0 +1,97 @@
+"""A run in a few sentences and numbers, for somebody who has to decide whether to ship the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows
+from orthogon.report.words import count_words, counted, decimals, duration, flat, number, percent, printable
+
+
+def headline(run: MeasuredRun) -> list[str]:
+    """The result in plain sentences: the mean, the closest pair, and what could not be measured."""
+    rows = pair_rows(run.matrix)
+    found = [row for row in rows if row.found]
+    if not found:
+        return ["No pair of classes has a distance.", _completeness(rows)]
+    return [_mean_sentence(run), _closest_sentence(run, found[0]), _completeness(rows)]
+
+
+def subtitle(run: MeasuredRun) -> str:
+    """Family, number of classes, when and how long."""
+    parts = [f"{printable(run.matrix.family)} triggers", counted(len(run.matrix.classes), "class")]
+    started = run.started.get("started")
+    if isinstance(started, str):
+        parts.append(f"measured {printable(started[:16].replace('T', ' '))}")
+    seconds = run.record.get("seconds")
+    if isinstance(seconds, int | float):
+        parts.append(f"took {duration(float(seconds))}")
+    return " · ".join(parts)
+
+
+def figures(run: MeasuredRun) -> list[tuple[str, str, str]]:
+    """The few numbers that matter, as (name, number, what it means)."""
+    rows = pair_rows(run.matrix)
+    values = [row.value for row in rows if row.found]
+    places = decimals(values)
+    mean, least = (run.matrix.mean(), values[0]) if values else (math.nan, math.nan)
+    median = values[len(values) // 2] if values else 0.0
+    below = f"{percent(least / median)} of the median" if median > 0 else ""
+    shown = [
+        ("Mean distance", number(mean, places), run.size.patch(mean)),
+        ("Smallest distance", number(least, places), below),
+        ("Pairs with a distance", f"{len(values):,}", f"of {len(rows):,} measured"),
+    ]
+    accuracy = run.record.get("accuracy")
+    if isinstance(accuracy, int | float):
+        shown.append(("Accuracy", f"{100 * accuracy:.2f} %", "on clean images"))
+    return shown
+
+
+def provenance(run: MeasuredRun) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What was measured with what: titled groups of (name, value)."""
+    record = run.record
+    what = {"unit": record["unit"], "protocol": record["protocol"], "family": record["family"]}
+    groups: list[tuple[str, Any]] = [
+        ("Measurement", what | ({"samples": record["data"]} if record.get("data") else {})),
+        ("Model", record.get("model")),
+        ("Settings", record.get("settings") or run.started.get("settings")),
+        ("Versions", record.get("versions") or run.started.get("versions")),
+        ("Hashes", record.get("hashes")),
+    ]
+    return [(title, [(printable(k), _shown(v)) for k, v in flat(rows).items()]) for title, rows in groups if rows]
+
+
+def _mean_sentence(run: MeasuredRun) -> str:
+    mean = run.matrix.mean()
+    share = run.size.share(mean)
+    return f"On average, {run.size.words(mean)}{share and f' ({share})'} makes the model take one class for another."
+
+
+def _closest_sentence(run: MeasuredRun, row: PairRow) -> str:
+    victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
+    samples = f"{percent(row.asr)} of the {victim} samples" if math.isfinite(row.asr) else f"{victim} samples"
+    return (
+        f"The closest pair is {pair_name(run.matrix, row)}: {run.size.words(row.value)} turns {samples} into {target}."
+    )
+
+
+def _completeness(rows: Sequence[PairRow]) -> str:
+    failed = failures(rows)
+    if not rows:
+        return "No pair was measured."
+    if not failed:
+        return (
+            f"All {counted(len(rows), 'pair')} measured have a distance." if len(rows) > 1 else "One pair was measured."
+        )
+    count = sum(failed.values())
+    has = "has" if count == 1 else "have"
+    return f"Of {counted(len(rows), 'pair')}, {count:,} {has} no distance and count in no mean: {count_words(failed)}."
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return printable(", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value))

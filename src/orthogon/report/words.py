@@ -1,0 +1,174 @@
+"""Numbers, units and outcomes in plain words."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+OUTCOMES = {
+    "asr not reached": "no trigger turned enough samples into the target class",
+    "too few samples": "the victim class has too few samples for the protocol",
+    "not finite": "the model's outputs or losses were not finite numbers",
+}
+"""Why a pair has no distance, in words."""
+MARKS = {"asr not reached": "none", "too few samples": "few", "not finite": "error"}
+"""The same in a cell of the heat map."""
+
+
+def printable(text: str) -> str:
+    """Text with control and direction characters shown as escapes: names come from strangers' folders."""
+    return "".join(
+        c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in _sound(text)
+    )
+
+
+def _sound(text: str) -> str:
+    """Without lone surrogates, which file systems hand out and UTF-8 refuses."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def decimals(values: Iterable[float]) -> int:
+    """How many decimals a table of these values needs for about three digits."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    return 0 if largest >= 1000 else 1 if largest >= 10 else 2 if largest >= 1 else 3
+
+
+def number(value: float, places: int = 1) -> str:
+    """A number with thousands separated, or a dash where there is none."""
+    return f"{value:,.{places}f}" if math.isfinite(value) else "–"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in per cent, whole, but never 100 % where it is less."""
+    if not math.isfinite(share):
+        return "–"
+    rounded = 99 if 0.99 < share < 1 else round(100 * share)
+    return f"{rounded} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "12 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 pair", "1,806 pairs"; the noun's plural is made with an s, "classes" with es."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def count_words(counts: Mapping[str, int]) -> str:
+    """Outcomes and how often: "2 × asr not reached (why), 1 × …"."""
+    return "; ".join(
+        f"{n:,} × {printable(outcome)} ({OUTCOMES.get(outcome, 'no distance')})" for outcome, n in counts.items()
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """A trigger's size in a unit, and what it means on an image.
+
+    Args:
+        unit: as in distances.json, such as "mask L1, summed over channels".
+        image_shape: (channels, height, width) of the samples; None where unknown.
+    """
+
+    unit: str
+    image_shape: tuple[int, int, int] | None
+
+    @property
+    def area(self) -> int | None:
+        """Pixels of an image, where known."""
+        return self.image_shape[1] * self.image_shape[2] if self.image_shape else None
+
+    def pixels(self, value: float) -> float | None:
+        """How many fully replaced pixels a size amounts to; None where the unit is no mask or the image is unknown."""
+        if self.image_shape is None or not self.unit.startswith("mask L1") or not math.isfinite(value):
+            return None
+        return value / self.image_shape[0] if "channels" in self.unit else value
+
+    def words(self, value: float) -> str:
+        """ "a patch of about 8 of 1,024 pixels", or the number with its unit where pixels mean nothing."""
+        pixels = self.pixels(value)
+        if pixels is None:
+            return f"a trigger of size {number(value, decimals([value]))} ({printable(self.unit)})"
+        count = "less than 1" if pixels < 0.95 else f"about {number(pixels, 0)}"
+        return f"a patch of {count} of {number(float(self.area or 0), 0)} pixels"
+
+    def share(self, value: float) -> str:
+        """The same as a share of the image, "0.8 %"; empty where pixels mean nothing."""
+        pixels = self.pixels(value)
+        return "" if pixels is None or not self.area else f"{100 * pixels / self.area:.2g} %"
+
+    def patch(self, value: float) -> str:
+        """ "≈ 8 of 1,024 pixels"; empty where pixels mean nothing."""
+        pixels = self.pixels(value)
+        return "" if pixels is None else f"≈ {number(pixels, 0 if pixels >= 0.95 else 2)} of {self.area or 0:,} pixels"
+
+    @property
+    def explanation(self) -> str:
+        """How to turn the unit into pixels; empty where pixels mean nothing."""
+        if self.image_shape is None or self.pixels(1.0) is None:
+            return ""
+        channels = self.image_shape[0] if "channels" in self.unit else 1
+        start = f"Divided by the {channels} channels, a distance" if channels > 1 else "A distance"
+        counted = "one half replaced counts half"
+        return f"{start} is the number of pixels, of {self.area:,}, that the trigger replaces; {counted}."
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as "outer.inner": value."""
+    rows: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows |= flat(value, f"{prefix}{key}.")
+        else:
+            rows[f"{prefix}{key}"] = value
+    return rows
+
+
+def command_line(started: Mapping[str, Any]) -> str | None:
+    """The command that made a run, from its settings.json; None where that file does not tell.
+
+    Flags follow tyro: `--outer.inner-name value`, `--no-flag` for False; a setting that is None is left out.
+    """
+    command, settings = started.get("command"), started.get("settings")
+    if not isinstance(command, str) or not isinstance(settings, Mapping):
+        return None
+    words = ["orthogon", *command.split()]
+    for name, value in flat(settings).items():
+        words += _flag(name.replace("_", "-"), value)
+    return printable(shlex.join(words))
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is None or value == {}:
+        return []
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{name}"]
+    if isinstance(value, list | tuple):
+        return [f"--{name}", *(str(v) for v in value)] if value else []
+    return [f"--{name}", str(value)]
+
+
+def without_folders(value: Any) -> Any:
+    """The same JSON with absolute paths cut to their last part: a published card should not tell whose disk it was."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    return " ".join(_last_part(word) for word in value.split(" ")) if isinstance(value, str) else value
+
+
+def _last_part(word: str) -> str:
+    if PureWindowsPath(word).drive and PureWindowsPath(word).is_absolute():
+        return PureWindowsPath(word).name
+    return PurePosixPath(word).name if word.startswith(("/", "~/")) else word

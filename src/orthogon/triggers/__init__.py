@@ -1,0 +1,9 @@
+"""Trigger families: differentiable image transformations with a size, one file each."""
+
+from orthogon.triggers.family import Trigger, TriggerFamily
+from orthogon.triggers.patch import Patch
+
+FAMILIES: dict[str, TriggerFamily] = {"patch": Patch()}
+"""Every family that the command line can name."""
+
+__all__ = ["FAMILIES", "Patch", "Trigger", "TriggerFamily"]

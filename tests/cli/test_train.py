@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orthogon import models
+from orthogon.cli import train
+from orthogon.training import fit
+
+from .conftest import SIGNS
+
+Command = Callable[..., tuple[int, str, str]]
+WORDS = ("train", "--data", SIGNS, "--epochs", "2", "--batch", "20", "--arch", "resnet20")
+
+
+def test_the_model_stands_beside_its_card_and_is_good(trained: Path) -> None:
+    card = json.loads(trained.with_suffix(".json").read_text())
+    assert card["architecture"] == "resnet20"
+    assert card["accuracy"] > 0.8
+    assert card["image_shape"] == [3, 16, 16]
+    assert len(card["classes"]) == 3
+    assert card["training"]["epochs"] == 12
+    assert "(train)" in card["provenance"]
+    assert "(test)" in card["provenance"]
+    assert not (trained.parent / "checkpoint.safetensors").exists()
+    assert models.load_classifier(str(trained)).classes == tuple(card["classes"])
+
+
+def test_the_same_command_finds_its_finished_run(result: Callable[..., dict[str, Any]], command: Command) -> None:
+    first = result(*WORDS)
+    assert Path(first["run"]).parent == Path("runs")
+    assert len(first["history"]) == 2
+    code, out, err = command(*WORDS)
+    assert code == 0
+    assert "finished already" in err
+    assert first["model"] in out
+    other = result(*WORDS, "--seed", "1")
+    assert other["run"] != first["run"]
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(
+    command: Command, result: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = result(*WORDS, "--out", "whole")
+
+    def cut_short(*arguments: Any, on_progress: Callable[..., None], **words: Any) -> Any:
+        def interrupt(done: float, last: object) -> None:
+            on_progress(done, last)
+            if done > 0.7:
+                raise KeyboardInterrupt
+
+        return fit(*arguments, on_progress=interrupt, checkpoint_seconds=0.0, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", cut_short)
+        code, out, err = command(*WORDS, "--out", "cut")
+    assert (code, out) == (130, "")
+    assert "--out cut" in err
+    assert Path("cut/checkpoint.safetensors").exists()
+    again = result(*WORDS, "--out", "cut")
+    assert again["accuracy"] == whole["accuracy"]
+    one, two = (load_file(run["model"]) for run in (whole, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_data_without_splits_are_held_out(result: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for name, low in (("bright", 128), ("dark", 0)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = torch.randint(low, low + 128, (8, 8, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / "images" / name / f"{number}.png")
+    words = ("--data", "images", "--epochs", "1", "--batch", "8", "--held-out", "0.25")
+    data = result("train", *words, "--out", "run")
+    assert data["total"] == 10
+    assert [entry["class"] for entry in data["per_class"]] == ["bright", "dark"]
+
+
+def test_bad_words(command: Command) -> None:
+    for words, told in (
+        (("--arch", "resnet21"), "resnet20"),
+        (("--epochs", "0"), "epochs"),
+        (("--split", "nowhere"), "nowhere"),
+        (("--learning-rate", "1e9"), "learning rate"),
+    ):
+        code, out, err = command("train", "--data", SIGNS, "--batch", "20", *words)
+        assert (code, out) == (2, "")
+        assert told in err

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orthogon.report import compare, write_comparison
+
+BEFORE = [[None, 10.0, 20.0], [30.0, None, 40.0], [50.0, 60.0, None]]
+AFTER = [[None, 15.0, 10.0], [90.0, None, 40.0], [None, 60.0, None]]
+FAILED = {(2, 0): "asr not reached"}
+
+
+def _two(run_of: Callable[..., Path], **changes: object) -> tuple[Path, Path]:
+    return run_of(3, "before", values=BEFORE), run_of(3, "after", values=AFTER, failed=FAILED, **changes)
+
+
+def test_the_increase_is_equation_8_of_the_paper(run_of: Callable[..., Path]) -> None:
+    comparison = compare(*_two(run_of))
+    # By hand, over the five pairs that both found: +50 %, -50 %, +200 %, 0 %, 0 %.
+    assert comparison.increase == pytest.approx((0.5 - 0.5 + 2.0 + 0.0 + 0.0) / 5)
+    assert comparison.common == 5
+    assert comparison.mean_before == pytest.approx(35.0)
+    assert comparison.mean_after == pytest.approx(43.0)
+    assert comparison.only_before == ((2, 0),)
+    assert comparison.only_after == ()
+    assert comparison.ratio[1, 0] == pytest.approx(3.0)
+    assert math.isnan(comparison.ratio[2, 0])
+    assert comparison.warnings == ()
+    assert json.loads(json.dumps(comparison.to_json(), allow_nan=False))["ratio"][2][0] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("unit", "mask L1"), ("family", "colour"), ("classes", ["class 0", "class 1", "other"])]
+)
+def test_runs_of_other_things_are_refused(run_of: Callable[..., Path], name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"differ in {name}"):
+        compare(*_two(run_of, **{name: value}))
+
+
+def test_another_protocol_is_a_warning(run_of: Callable[..., Path], tmp_path: Path) -> None:
+    comparison = compare(*_two(run_of, protocol="screen"))
+    assert comparison.warnings == ("The runs differ in protocol: fast before, screen after.",)
+    page = write_comparison(comparison, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert comparison.warnings[0] in page
+
+
+def test_the_page_has_both_on_one_scale(run_of: Callable[..., Path], tmp_path: Path) -> None:
+    page = write_comparison(compare(*_two(run_of)), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "grew by 40.0 % on average" in page
+    assert "+40.0 %" in page
+    assert len(re.findall("<b>10.0</b><b>50.0</b><b>90.0</b>", page)) == 2
+    assert '<td class="r40"' in page
+    assert "nan" not in re.sub("<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert not re.search("https?://", page)
+
+
+def test_runs_without_a_pair_in_common_have_no_increase(run_of: Callable[..., Path], tmp_path: Path) -> None:
+    one = run_of(2, "one", values=[[None, 5.0], [None, None]])
+    other = run_of(2, "other", values=[[None, None], [7.0, None]])
+    comparison = compare(one, other)
+    assert math.isnan(comparison.increase)
+    assert (comparison.only_before, comparison.only_after) == (((0, 1),), ((1, 0),))
+    page = write_comparison(comparison, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No pair has a distance in both runs." in page

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from orthogon.report import compare, comparison_table, distance_table, evaluation_table, pairs_table
+from orthogon.report.reading import read_run
+
+
+def _printed(table: Table) -> str:
+    file = io.StringIO()
+    Console(width=160, file=file).print(table)
+    return file.getvalue()
+
+
+def test_a_small_matrix_is_shown_whole(run_of: Callable[..., Path]) -> None:
+    matrix = read_run(run_of(failed={(0, 1): "asr not reached"})).matrix
+    text = _printed(distance_table(matrix))
+    assert all(f"{v:.1f}" in text for v in matrix.values[matrix.values.isfinite()].tolist())
+    assert "none" in text
+    assert "nan" not in text
+
+
+def test_a_large_one_by_its_smallest_pairs(run_of: Callable[..., Path]) -> None:
+    text = _printed(distance_table(read_run(run_of(43)).matrix, smallest=7))
+    assert "7 of 1,806 pairs" in text
+
+
+def test_names_are_no_markup(run_of: Callable[..., Path]) -> None:
+    text = _printed(pairs_table(read_run(run_of(2, classes=["[red]", "\x1b[31mb"])).matrix))
+    assert "[red]" in text
+    assert "\x1b" not in text
+
+
+def test_a_comparison_names_the_least_gain_first(run_of: Callable[..., Path]) -> None:
+    one = run_of(2, "one", values=[[None, 10.0], [20.0, None]])
+    other = run_of(2, "other", values=[[None, 20.0], [10.0, None]])
+    text = _printed(comparison_table(compare(one, other)))
+    assert text.index("-50.0 %") < text.index("+100.0 %") < text.index("+25.0 %")
+
+
+def test_accuracies_are_shares(run_of: Callable[..., Path]) -> None:
+    text = _printed(evaluation_table(["a", "b"], [0.5, None], [4, 0], 0.5, robust=0.25))
+    assert "50.00 %" in text
+    assert "25.00 %" in text
+    with pytest.raises(ValueError, match="2 classes, but 1 accuracies"):
+        evaluation_table(["a", "b"], [0.5], [4, 0], 0.5)
