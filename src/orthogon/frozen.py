@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch._inductor.config as inductor
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -112,9 +113,10 @@ class FrozenCopy:
             torch.ones(self.chunk, device=self.device),
         )
         try:
-            graph = make_fx(self._eager_step, decomposition_table={_CONV_BACKWARD: _conv_input_gradient})(*example)
-            step = torch.compile(graph, dynamic=False, options={"freezing": True})
-            with torch.no_grad():
+            traced = make_fx(_function(self._eager_step), decomposition_table={_CONV_BACKWARD: _conv_input_gradient})
+            graph = traced(*example)
+            step = torch.compile(graph, dynamic=False)
+            with torch.no_grad(), inductor.patch(freezing=True):  # as an option of compile it comes too late for dynamo
                 step(*example)
         except Exception as error:  # a compiler fails in many ways, and each leaves the eager copy as it was
             log.warning("the fast copy is not compiled and runs slower: %s", str(error).strip().split("\n")[0])
@@ -249,6 +251,15 @@ def _conv_input_gradient(
         )
     ]
     return torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, 1), None, None
+
+
+def _function(step: Step) -> Step:
+    """A bound method as a plain function, the only kind that make_fx counts the arguments of rightly."""
+
+    def run(images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return step(images, targets, weights)
+
+    return run
 
 
 def _without_gradients(step: Step) -> Step:

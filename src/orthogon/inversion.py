@@ -386,7 +386,7 @@ class _Search:
     def accept(self, stage: Stage) -> None:
         """Test every search on all samples of its pair: the copy looks, and the judge decides what is smaller than before.
 
-        This reads results back to the host, once in `accept_every` steps.
+        A search with nothing confirmed yet eases its weight. This reads results back, once in `accept_every` steps.
         """
         trigger = self.family.realise(self.free)
         size = self.family.size(trigger)
@@ -395,15 +395,16 @@ class _Search:
             request, one = self.requests[i], {name: value[n : n + 1] for name, value in trigger.items()}
             stamped = self.family.stamp(one, self.engine.row(request.row)[None])[0]
             self.lead[n] = self.engine.leads(stamped, self.targets[n].expand(len(stamped)))
-            hopeful = (self.lead[n] > 0).float().mean() >= self.settings.asr - 0.05
-            if bool(hopeful & (size[n] < self.best_size[n])):
+            hopeful = (self.lead[n] > 0).float().mean() >= self.settings.asr - 0.02
+            if bool(hopeful & (size[n] < _WORTH_JUDGING * self.best_size[n])):
                 rate = self.engine.success(stamped, request.pair.target)
                 better[n] = rate >= self.settings.asr - _EXACT
                 self.best_rate[n] = rate if better[n] else self.best_rate[n]
         self.seen.fill_(True)
-        self.stale = torch.where(better & (size < 0.995 * self.best_size), 0.0, self.stale + 1)
+        self.stale = torch.where(better, 0.0, self.stale + 1)
         self.best_size = torch.where(better, size, self.best_size)
         self.best = {name: torch.where(_wide(better, value), trigger[name], value) for name, value in self.best.items()}
+        self.weight = torch.where(self.best_size.isfinite(), self.weight, self.weight / 2)
         if self.settings.jitter:
             self._shake(better)
         if stage.patience:
@@ -468,6 +469,8 @@ class _Attempt:
 
 _DRAWN = 64
 """Steps for which sample orders are drawn at once, per search, so that a pair's draws are its own."""
+_WORTH_JUDGING = 0.995
+"""A trigger has to be so much smaller than the last confirmed one before the judge is asked again."""
 _EXACT = 1e-6
 """Slack against the rounding of a share."""
 

@@ -41,7 +41,7 @@ FAST = Protocol(
         (
             Stage(restarts=8, steps=70, batch=16, rates=(0.3, 0.15)),
             Stage(restarts=2, steps=80, batch=20, rates=(0.15, 0.1)),
-            Stage(restarts=1, steps=200, batch=24, rates=(0.12, 0.02), accept_every=8),
+            Stage(restarts=1, steps=200, batch=24, rates=(0.12, 0.02), accept_every=10),
         ),
         weight=2.0,
     ),
