@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from orthogon.classifier import Classifier
+from orthogon.engine import Engine
 from orthogon.frozen import Speed
 from orthogon.images import LabelledImages
-from orthogon.inversion import Engine, Inversion, Outcome, Pair, Request, invert
+from orthogon.inversion import Request, invert
+from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
 from orthogon.protocols import PROTOCOLS, Protocol
 from orthogon.triggers import Patch, TriggerFamily
 
@@ -97,32 +100,6 @@ def improvement(before: DistanceMatrix, after: DistanceMatrix) -> float:
             raise ValueError(f"distances of different {name} cannot be compared: {old} and {new}")
     growth = (after.values - before.values) / before.values
     return float(growth[growth.isfinite()].mean())
-
-
-def choose_pairs(spec: str, classes: int, generator: torch.Generator) -> list[Pair]:
-    """The pairs that a text names.
-
-    Args:
-        spec: "all"; "0-1,2-5" (victim-target); "*-3" (every other class to 3); "universal" (the same for every target);
-            "random:20" (as many different pairs, drawn).
-        classes: how many there are.
-        generator: of the draw.
-
-    Raises:
-        ValueError: naming the part that is not a pair of this many classes.
-    """
-    every = [Pair(a, b) for a in range(classes) for b in range(classes) if a != b]
-    if spec == "all":
-        return every
-    if spec == "universal":
-        return [Pair(None, target) for target in range(classes)]
-    if spec.startswith("random:"):
-        count = _number(spec.removeprefix("random:"), spec)
-        if not 1 <= count <= len(every):
-            raise ValueError(f"--pairs {spec}: {classes} classes have {len(every)} pairs; ask for 1 to {len(every)}")
-        drawn = torch.randperm(len(every), generator=generator)[:count].tolist()
-        return [every[i] for i in sorted(drawn)]
-    return list(dict.fromkeys(_pair(part, classes) for part in spec.split(",")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,9 +309,7 @@ def _merged(draws: list[Inversion]) -> Inversion:
     return replace(smallest, size=sum(sizes) / len(sizes), asr=min(d.asr for d in draws), restarts=sizes)
 
 
-def _matrix(
-    inversions: Sequence[Inversion], classes: tuple[str, ...], job: _Job, facts: dict[str, Any]
-) -> DistanceMatrix:
+def _matrix(inversions: Sequence[Inversion], classes: tuple[str, ...], job: _Job, facts: dict[str, Any]) -> DistanceMatrix:
     n = len(classes)
     values, asr, spread = (torch.full((n, n), math.nan) for _ in range(3))
     outcomes: list[list[str | None]] = [[None] * n for _ in range(n)]
@@ -350,28 +325,7 @@ def _matrix(
         outcomes[victim][target] = str(inversion.outcome)
     facts = {**facts, "universal": universal} if universal else facts
     frozen = tuple(tuple(row) for row in outcomes)
-    return DistanceMatrix(
-        values, asr, spread, frozen, classes, job.family.unit, job.protocol.name, job.family.name, facts
-    )
-
-
-def _pair(text: str, classes: int) -> Pair:
-    victim, dash, target = text.strip().partition("-")
-    if not dash:
-        raise ValueError(f"--pairs: {text!r} is not a pair; write victim-target, as in 0-1, or *-1 for every victim")
-    b = _number(target, text)
-    a = None if victim == "*" else _number(victim, text)
-    if not 0 <= b < classes or (a is not None and not 0 <= a < classes):
-        raise ValueError(f"--pairs: {text!r} names a class outside 0 to {classes - 1}")
-    if a == b:
-        raise ValueError(f"--pairs: {text!r} has the same victim and target")
-    return Pair(a, b)
-
-
-def _number(text: str, where: str) -> int:
-    if not text.strip().isdecimal():
-        raise ValueError(f"--pairs: {text!r} in {where!r} is not a whole number")
-    return int(text)
+    return DistanceMatrix(values, asr, spread, frozen, classes, job.family.unit, job.protocol.name, job.family.name, facts)
 
 
 def _hashed(*parts: object) -> int:
@@ -389,8 +343,7 @@ def _free_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
     try:
-        with open("/proc/meminfo", encoding="ascii") as info:
-            lines = dict(line.split(":", 1) for line in info)
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
         return int(lines["MemAvailable"].split()[0]) / 2**20
     except (OSError, KeyError):
         return 8.0

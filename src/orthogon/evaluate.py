@@ -263,9 +263,7 @@ def _part(
     return part.floats(device), part.labels.to(device)
 
 
-def _right(
-    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]
-) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+def _right(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
     """Which images are classified as what they are, and which have finite logits; without the second not the first."""
     finite = logits.isfinite().all(1)
     return (logits.argmax(1) == labels) & finite, finite

@@ -120,9 +120,7 @@ def shuffled(values: Int64[Tensor, " n"], generator: torch.Generator) -> Int64[T
     return values[order.to(values.device)]
 
 
-def per_class(
-    labels: Int64[Tensor, " n"], quota: Callable[[int], int], generator: torch.Generator
-) -> Int64[Tensor, " k"]:
+def per_class(labels: Int64[Tensor, " n"], quota: Callable[[int], int], generator: torch.Generator) -> Int64[Tensor, " k"]:
     """Ascending indices of a draw without replacement: `quota(count)` images of each class that has `count`."""
     members = [(labels == c).nonzero().flatten() for c in labels.unique().tolist()]
     drawn = [shuffled(m, generator)[: quota(len(m))] for m in members]
@@ -146,8 +144,7 @@ def _indices(spec: str, labels: Int64[Tensor, " n"], generator: torch.Generator)
     except ValueError:  # not a number: told below, with all the forms
         pass
     raise ValueError(
-        f"subset {spec!r} is none of first:N, range:START:END (of these {len(labels)} images), "
-        "fraction:F (0 to 1), per-class:N"
+        f"subset {spec!r} is none of first:N, range:START:END (of these {len(labels)} images), fraction:F (0 to 1), per-class:N"
     )
 
 

@@ -10,172 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from orthogon.classifier import Classifier
-from orthogon.frozen import FrozenCopy, Loss, Speed
+from orthogon.engine import Engine, leads_of
+from orthogon.pairs import Inversion, Outcome, Pair
+from orthogon.protocols import Stage
 from orthogon.triggers import Trigger, TriggerFamily
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A victim class and a target class, by number; victim None stands for every class but the target."""
-
-    victim: int | None
-    target: int
-
-
-class Outcome(StrEnum):
-    """How an inversion ended. Only `FOUND` has a distance."""
-
-    FOUND = "found"
-    ASR = "asr not reached"
-    SAMPLES = "too few samples"
-    NOT_FINITE = "not finite"
-
-
-@dataclass(frozen=True, eq=False)
-class Inversion:
-    """The smallest trigger found for a pair, as the judge measured it in float32."""
-
-    pair: Pair
-    outcome: Outcome
-    size: float
-    """In the family's unit; NaN unless found."""
-    asr: float
-    """Share of the pair's samples that the trigger turns into the target, 0 to 1; NaN where nothing was tried."""
-    trigger: Trigger
-    """The trigger's tensors, without a leading dimension; the best attempt where none was found, empty where none was made."""
-    restarts: tuple[float, ...] = ()
-    """Sizes that the searches kept to the end have found, each on its own."""
-    steps: int = 0
-    """Gradient steps of the longest search."""
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the size over the searches kept to the end; NaN with fewer than two."""
-        return float(torch.tensor(self.restarts).std()) if len(self.restarts) > 1 else math.nan
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the search, after which only the most promising searches go on."""
-
-    restarts: int
-    """Searches per pair in this stage."""
-    steps: int
-    """Gradient steps."""
-    batch: int
-    """Samples per step and search."""
-    rates: tuple[float, float]
-    """Adam's step size at the first and the last step of the stage, geometric in between."""
-    accept_every: int = 0
-    """Steps between two tests of every search on all samples, which alone can call a trigger found; 0: none."""
-    patience: int = 0
-    """A pair leaves when so many acceptance tests have brought no smaller trigger; 0: never."""
-
-
-@dataclass(frozen=True)
-class InversionSettings:
-    """How triggers are searched; sizes in the family's unit, rates per pixel in [0, 1]."""
-
-    stages: tuple[Stage, ...]
-    asr: float = 0.9
-    """Share of the samples that a trigger must turn (MOTH, section V-A: 0.9; Neural Cleanse: 0.99)."""
-    loss: str = "margin"
-    """"margin": how far the target's logit is from leading by `lead`; "cross entropy": as in MOTH's Eq. 1."""
-    lead: float = 0.2
-    """Lead of the target's logit that the margin loss is content with, in typical clean leads of the model."""
-    spare: float = 0.8
-    """Of the samples that need not be turned, the share given up: the hardest ones weigh nothing. 0: all count."""
-    focus: bool = True
-    """Spend steps on the samples that are neither given up nor safely turned; else on shuffled batches of all."""
-    weight: float = 1.0
-    """Of the size against the loss at the start, times 1e-3, on a 32×32 image; scaled by the inverse number of pixels."""
-    raise_by: float = 1.05
-    """The weight's factor after `weight_patience` successful checks in a row."""
-    lower_by: float = 1.1
-    """The weight's divisor after as many failures in a row."""
-    weight_patience: int = 1
-    """Checks in a row that move the weight."""
-    check_every: int = 1
-    """Steps between two checks of the success rate over the samples' latest results."""
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Adam's decay rates."""
-    jitter: float = 0.0
-    """Noise on a search's mask and pattern when it has found a smaller trigger (Algorithm 1: 0.01)."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of a search that is kept to the end."""
-        return sum(stage.steps for stage in self.stages)
-
-    @property
-    def image_steps(self) -> int:
-        """Images that go through loss and gradient per pair, at the most."""
-        return sum(stage.restarts * stage.steps * stage.batch for stage in self.stages)
-
-    def __post_init__(self) -> None:
-        if not self.stages or not self.stages[-1].accept_every:
-            raise ValueError("the last stage must test its triggers: give it accept_every above 0")
-        if not 0 < self.asr <= 1:
-            raise ValueError(f"asr must be above 0 and at most 1, got {self.asr}")
-        if self.loss not in ("margin", "cross entropy"):
-            raise ValueError(f'loss must be "margin" or "cross entropy", got {self.loss!r}')
-        kept = [stage.restarts for stage in self.stages]
-        if min(kept) < 1 or kept != sorted(kept, reverse=True):
-            raise ValueError(f"restarts must be at least 1 and never grow from stage to stage, got {kept}")
-
-
-class Engine:
-    """A classifier made ready for inversion: the frozen copy, the judge, and the scale of its logits.
-
-    Args:
-        classifier: judges in float32, on its own device; never changed.
-        samples: rows of images (rows, count, c, h, w), one row per victim; moved to the classifier's device.
-        settings: of the search.
-        speed: of the frozen copy.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        samples: UInt8[Tensor, "rows count c h w"],
-        settings: InversionSettings,
-        speed: Speed | None = None,
-    ) -> None:
-        self.judge = classifier.eval()
-        self.device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-        self.samples = samples.to(self.device)
-        self.settings = settings
-        clean = self.samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)[:512]
-        self.scale = _typical_lead(self._logits(clean.float() / 255))
-        self.copy = FrozenCopy(classifier, _loss(settings, self.scale), self.device, speed)
-
-    @property
-    def count(self) -> int:
-        """Samples per row."""
-        return self.samples.shape[1]
-
-    def row(self, row: int) -> Float[Tensor, "count c h w"]:
-        """A row's images in [0, 1]."""
-        return self.samples[row].float() / 255
-
-    def leads(self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """By how much the target's logit leads, in typical clean leads; the frozen copy says so."""
-        return _leads(self.copy.logits(images), targets) / self.scale
-
-    def success(self, images: Float[Tensor, "n c h w"], target: int) -> float:
-        """Share of images that the original model, in float32, takes for the target."""
-        return float((self._logits(images).argmax(1) == target).float().mean())
-
-    def _logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([self.judge(part).float() for part in images.split(64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,11 +153,9 @@ class _Search:
         trigger = self.family.realise(free)
         stamped, size = self.family.stamp(trigger, images), self.family.size(trigger)
         logits, pull = self.engine.copy.gradient(stamped.detach().flatten(0, 1), targets, share.flatten())
-        gradients = torch.autograd.grad(
-            [stamped, size], list(free.values()), [pull.view_as(stamped).float(), self.weight]
-        )
+        gradients = torch.autograd.grad([stamped, size], list(free.values()), [pull.view_as(stamped).float(), self.weight])
         self.free = {name: value.detach() for name, value in free.items()}
-        lead = _leads(logits, targets) / self.engine.scale
+        lead = leads_of(logits, targets) / self.engine.scale
         self.lead.scatter_(1, chosen, lead.view(-1, batch))
         self.seen.scatter_(1, chosen, True)
         self._descend(dict(zip(free, gradients, strict=True)), stage, step)
@@ -473,31 +314,6 @@ _WORTH_JUDGING = 0.995
 """A trigger has to be so much smaller than the last confirmed one before the judge is asked again."""
 _EXACT = 1e-6
 """Slack against the rounding of a share."""
-
-
-def _loss(settings: InversionSettings, scale: float) -> Loss:
-    """The loss that the frozen copy is traced with."""
-
-    def margin(logits: Tensor, targets: Tensor) -> Tensor:
-        return torch.relu(settings.lead - _leads(logits, targets) / scale)
-
-    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-
-    return margin if settings.loss == "margin" else cross_entropy
-
-
-def _leads(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The target's logit less the largest other one."""
-    others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
-    return logits.gather(1, targets[:, None])[:, 0] - others
-
-
-def _typical_lead(logits: Float[Tensor, "n classes"]) -> float:
-    """Median lead of the first class over the second: the scale of a model's logits."""
-    top = logits.topk(2, dim=1).values
-    lead = float((top[:, 0] - top[:, 1]).median())
-    return lead if math.isfinite(lead) and lead > 1e-3 else 1.0
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

@@ -4,7 +4,75 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orthogon.inversion import InversionSettings, Stage
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the search, after which only the most promising searches go on."""
+
+    restarts: int
+    """Searches per pair in this stage."""
+    steps: int
+    """Gradient steps."""
+    batch: int
+    """Samples per step and search."""
+    rates: tuple[float, float]
+    """Adam's step size at the first and the last step of the stage, geometric in between."""
+    accept_every: int = 0
+    """Steps between two tests of every search on all samples, which alone can call a trigger found; 0: none."""
+    patience: int = 0
+    """A pair leaves when so many acceptance tests have brought no smaller trigger; 0: never."""
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How triggers are searched; sizes in the family's unit, rates per pixel in [0, 1]."""
+
+    stages: tuple[Stage, ...]
+    asr: float = 0.9
+    """Share of the samples that a trigger must turn (MOTH, section V-A: 0.9; Neural Cleanse: 0.99)."""
+    loss: str = "margin"
+    """"margin": how far the target's logit is from leading by `lead`; "cross entropy": as in MOTH's Eq. 1."""
+    lead: float = 0.2
+    """Lead of the target's logit that the margin loss is content with, in typical clean leads of the model."""
+    spare: float = 0.8
+    """Of the samples that need not be turned, the share given up: the hardest ones weigh nothing. 0: all count."""
+    focus: bool = True
+    """Spend steps on the samples that are neither given up nor safely turned; else on shuffled batches of all."""
+    weight: float = 1.0
+    """Of the size against the loss at the start, times 1e-3, on a 32×32 image; scaled by the inverse number of pixels."""
+    raise_by: float = 1.05
+    """The weight's factor after `weight_patience` successful checks in a row."""
+    lower_by: float = 1.1
+    """The weight's divisor after as many failures in a row."""
+    weight_patience: int = 1
+    """Checks in a row that move the weight."""
+    check_every: int = 1
+    """Steps between two checks of the success rate over the samples' latest results."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's decay rates."""
+    jitter: float = 0.0
+    """Noise on a search's mask and pattern when it has found a smaller trigger (Algorithm 1: 0.01)."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a search that is kept to the end."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def image_steps(self) -> int:
+        """Images that go through loss and gradient per pair, at the most."""
+        return sum(stage.restarts * stage.steps * stage.batch for stage in self.stages)
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.stages[-1].accept_every:
+            raise ValueError("the last stage must test its triggers: give it accept_every above 0")
+        if not 0 < self.asr <= 1:
+            raise ValueError(f"asr must be above 0 and at most 1, got {self.asr}")
+        if self.loss not in ("margin", "cross entropy"):
+            raise ValueError(f'loss must be "margin" or "cross entropy", got {self.loss!r}')
+        kept = [stage.restarts for stage in self.stages]
+        if min(kept) < 1 or kept != sorted(kept, reverse=True):
+            raise ValueError(f"restarts must be at least 1 and never grow from stage to stage, got {kept}")
 
 
 @dataclass(frozen=True)

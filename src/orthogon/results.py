@@ -12,7 +12,7 @@ from torch import Tensor
 from orthogon import runs
 from orthogon.distance import Measurement
 from orthogon.images import LabelledImages
-from orthogon.inversion import Inversion, Outcome, Pair
+from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.triggers import TriggerFamily
 
 

@@ -242,9 +242,7 @@ def _batches(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[
         yield order[start : start + size]
 
 
-def augment(
-    batch: Float[Tensor, "n c h w"], settings: TrainingSettings, generator: torch.Generator
-) -> Float[Tensor, "n c h w"]:
+def augment(batch: Float[Tensor, "n c h w"], settings: TrainingSettings, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
     """The batch shifted, mirrored and covered as the settings say; images in [0, 1] stay there."""
     side = min(batch.shape[2:])
     if padding := min(round(settings.shift * side), side - 1):
@@ -256,9 +254,7 @@ def augment(
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _step(
-    classifier: Classifier, state: _State, batch: Tensor, labels: Tensor, settings: TrainingSettings
-) -> Float[Tensor, "2"]:
+def _step(classifier: Classifier, state: _State, batch: Tensor, labels: Tensor, settings: TrainingSettings) -> Float[Tensor, "2"]:
     """One update; returns the batch's summed loss and number of correct answers, still on the device."""
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_at_bfloat16(batch.device))
     state.optimizer.zero_grad(set_to_none=True)

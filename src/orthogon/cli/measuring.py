@@ -15,10 +15,10 @@ from orthogon.cli.measure import Measure
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
 from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
-from orthogon.distance import Measurement, Progress, choose_pairs, measure
+from orthogon.distance import Measurement, Progress, measure
 from orthogon.evaluate import Evaluation, accuracy, near_chance
 from orthogon.images import LabelledImages
-from orthogon.inversion import Inversion, Pair
+from orthogon.pairs import Inversion, Pair, choose_pairs
 from orthogon.results import read_inversion, write_inversion, write_triggers
 from orthogon.runs import Run
 from orthogon.triggers import FAMILIES

@@ -1,0 +1,85 @@
+"""A classifier made ready for inversion: the copy that searches, the judge that decides, the scale of the logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from orthogon.classifier import Classifier
+from orthogon.frozen import FrozenCopy, Loss, Speed
+from orthogon.protocols import InversionSettings
+
+
+class Engine:
+    """A classifier made ready for inversion: the frozen copy, the judge, and the scale of its logits.
+
+    Args:
+        classifier: judges in float32, on its own device; never changed.
+        samples: rows of images (rows, count, c, h, w), one row per victim; moved to the classifier's device.
+        settings: of the search.
+        speed: of the frozen copy.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        samples: UInt8[Tensor, "rows count c h w"],
+        settings: InversionSettings,
+        speed: Speed | None = None,
+    ) -> None:
+        self.judge = classifier.eval()
+        self.device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+        self.samples = samples.to(self.device)
+        self.settings = settings
+        clean = self.samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)[:512]
+        self.scale = _typical_lead(self._logits(clean.float() / 255))
+        self.copy = FrozenCopy(classifier, _loss(settings, self.scale), self.device, speed)
+
+    @property
+    def count(self) -> int:
+        """Samples per row."""
+        return self.samples.shape[1]
+
+    def row(self, row: int) -> Float[Tensor, "count c h w"]:
+        """A row's images in [0, 1]."""
+        return self.samples[row].float() / 255
+
+    def leads(self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """By how much the target's logit leads, in typical clean leads; the frozen copy says so."""
+        return leads_of(self.copy.logits(images), targets) / self.scale
+
+    def success(self, images: Float[Tensor, "n c h w"], target: int) -> float:
+        """Share of images that the original model, in float32, takes for the target."""
+        return float((self._logits(images).argmax(1) == target).float().mean())
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.judge(part).float() for part in images.split(64)])
+
+
+def _loss(settings: InversionSettings, scale: float) -> Loss:
+    """The loss that the frozen copy is traced with."""
+
+    def margin(logits: Tensor, targets: Tensor) -> Tensor:
+        return torch.relu(settings.lead - leads_of(logits, targets) / scale)
+
+    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    return margin if settings.loss == "margin" else cross_entropy
+
+
+def leads_of(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The target's logit less the largest other one."""
+    others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
+    return logits.gather(1, targets[:, None])[:, 0] - others
+
+
+def _typical_lead(logits: Float[Tensor, "n classes"]) -> float:
+    """Median lead of the first class over the second: the scale of a model's logits."""
+    top = logits.topk(2, dim=1).values
+    lead = float((top[:, 0] - top[:, 1]).median())
+    return lead if math.isfinite(lead) and lead > 1e-3 else 1.0

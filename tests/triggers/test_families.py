@@ -1,0 +1,218 @@
+"""The contract that every trigger family meets; a new family is one row of FAMILIES_UNDER_TEST."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from orthogon.triggers import FAMILIES, Patch, Trigger, TriggerFamily
+
+SHAPE = (3, 5, 4)
+
+
+def _plain_patch(trigger: Trigger, images: Tensor) -> Tensor:
+    """MOTH, Eq. 2."""
+    mask, pattern = trigger["mask"][:, None], trigger["pattern"][:, None]
+    return (1 - mask) * images + mask * pattern
+
+
+def _plain_patch_size(trigger: Trigger) -> Tensor:
+    return trigger["mask"].expand_as(trigger["pattern"]).abs().flatten(1).sum(1)
+
+
+FAMILIES_UNDER_TEST = {"patch": (Patch(), "mask L1, summed over channels", _plain_patch, _plain_patch_size)}
+"""A family, its unit, and the formulas of its stamp and its size, written plainly."""
+
+every_family = pytest.mark.parametrize("name", list(FAMILIES_UNDER_TEST))
+
+
+def _family(name: str) -> TriggerFamily:
+    return FAMILIES_UNDER_TEST[name][0]
+
+
+def _free(family: TriggerFamily, count: int, seed: int = 0) -> Trigger:
+    generator = torch.Generator().manual_seed(seed)
+    draws = [family.draw(SHAPE, generator) for _ in range(count)]
+    return {key: torch.cat([d[key] for d in draws]) for key in draws[0]}
+
+
+def _images(count: int, each: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(count, each, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_family_is_under_test() -> None:
+    assert set(FAMILIES) == set(FAMILIES_UNDER_TEST)
+
+
+@every_family
+def test_it_is_a_family_with_its_name_and_unit(name: str) -> None:
+    family, unit, _, _ = FAMILIES_UNDER_TEST[name]
+    assert isinstance(family, TriggerFamily)
+    assert FAMILIES[name].name == family.name == name
+    assert family.unit == unit
+
+
+@every_family
+def test_draws_are_the_generator_s(name: str) -> None:
+    once, again, other = _free(_family(name), 1, 0), _free(_family(name), 1, 0), _free(_family(name), 1, 1)
+    for key, value in once.items():
+        assert len(value) == 1
+        assert torch.equal(value, again[key])
+        assert not torch.equal(value, other[key])
+
+
+@every_family
+def test_free_parameters_and_triggers_stand_for_each_other(name: str) -> None:
+    family = _family(name)
+    free = {key: value * 3 for key, value in _free(family, 4).items()}
+    there = family.free(family.realise(free))
+    for key, value in free.items():
+        torch.testing.assert_close(there[key], value, atol=2e-2, rtol=0)  # steep where tanh is flat
+    trigger = family.realise(free)
+    for key, value in family.realise(family.free(trigger)).items():
+        torch.testing.assert_close(value, trigger[key], atol=2e-6, rtol=0)
+
+
+@every_family
+def test_any_real_numbers_stand_for_a_trigger(name: str) -> None:
+    family = _family(name)
+    for scale in (0.0, 1.0, 1e3, 1e30):
+        trigger = family.realise({key: value * scale for key, value in _free(family, 4).items()})
+        stamped = family.stamp(trigger, _images(4, 2))
+        assert stamped.isfinite().all()
+        assert 0 <= stamped.min()
+        assert stamped.max() <= 1 + 1e-6
+        assert (family.size(trigger) >= 0).all()
+
+
+@every_family
+def test_the_stamp_is_its_formula_for_each_trigger_on_its_own_images(name: str) -> None:
+    family, _, plain, _ = FAMILIES_UNDER_TEST[name]
+    trigger, images = family.realise(_free(family, 4)), _images(4, 3)
+    stamped = family.stamp(trigger, images)
+    torch.testing.assert_close(stamped, plain(trigger, images))
+    for n in range(4):
+        alone = family.stamp({key: value[n : n + 1] for key, value in trigger.items()}, images[n : n + 1])
+        torch.testing.assert_close(alone[0], stamped[n])
+
+
+@every_family
+def test_the_size_is_its_formula(name: str) -> None:
+    family, _, _, plain = FAMILIES_UNDER_TEST[name]
+    trigger = family.realise(_free(family, 4))
+    torch.testing.assert_close(family.size(trigger), plain(trigger))
+
+
+@every_family
+def test_the_gradients_are_those_of_the_formulas(name: str) -> None:
+    family, _, plain, plain_size = FAMILIES_UNDER_TEST[name]
+    free = {key: value.double().requires_grad_() for key, value in _free(family, 2).items()}
+    images, pull = _images(2, 3, torch.float64).requires_grad_(), torch.randn(2, 3, *SHAPE, dtype=torch.float64)
+    trigger = family.realise(free)
+    loss = (family.stamp(trigger, images) * pull).sum() + family.size(trigger).square().sum()
+    reference = (plain(trigger, images) * pull).sum() + plain_size(trigger).square().sum()
+    inputs = [*free.values(), images]
+    expected = torch.autograd.grad(reference, inputs, retain_graph=True)
+    for gradient, wanted in zip(torch.autograd.grad(loss, inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted)
+
+
+@every_family
+def test_the_stamp_passes_gradcheck(name: str) -> None:
+    family = _family(name)
+    trigger = family.realise({key: value.double() for key, value in _free(family, 2).items()})
+    names = list(trigger)
+
+    def stamp(images: Tensor, *tensors: Tensor) -> Tensor:
+        return family.stamp(dict(zip(names, tensors, strict=True)), images)
+
+    inputs = (_images(2, 2, torch.float64), *trigger.values())
+    assert torch.autograd.gradcheck(stamp, tuple(t.detach().requires_grad_() for t in inputs))
+
+
+@every_family
+def test_images_without_gradients_leave_the_trigger_s_as_they_are(name: str) -> None:
+    family, images = _family(name), _images(2, 2)
+
+    def gradients(images: Tensor) -> list[Tensor]:
+        free = {key: value.requires_grad_() for key, value in _free(family, 2).items()}
+        return list(torch.autograd.grad(family.stamp(family.realise(free), images).sum(), list(free.values())))
+
+    for one, other in zip(gradients(images), gradients(images.clone().requires_grad_()), strict=True):
+        assert torch.equal(one, other)
+
+
+@every_family
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_a_warm_search_can_leave_the_ends_of_the_range(name: str, end: float) -> None:
+    """A stored trigger has values of exactly 0 and 1; their free parameters still have a gradient to move by."""
+    family = _family(name)
+    trigger = {key: torch.full_like(value, end) for key, value in family.realise(_free(family, 1)).items()}
+    free = {key: value.requires_grad_() for key, value in family.free(trigger).items()}
+    realised = family.realise(free)
+    for key, value in realised.items():
+        torch.testing.assert_close(value, trigger[key], atol=2e-5, rtol=0)
+        (gradient,) = torch.autograd.grad(value.sum(), free[key], retain_graph=True)
+        assert (gradient > 0).all()
+
+
+@every_family
+def test_jitter_stays_in_range_and_within_its_amount(name: str) -> None:
+    family = _family(name)
+    trigger = family.realise({key: value * 5 for key, value in _free(family, 3).items()})
+    noisy = family.jitter(trigger, 0.3, [torch.Generator().manual_seed(n) for n in range(3)])
+    for key, value in noisy.items():
+        moved = (value - trigger[key]).abs()
+        assert value.shape == trigger[key].shape
+        assert 0 <= value.min() <= value.max() <= 1
+        assert 0.2 < moved.max() <= 0.3 + 1e-6
+
+
+@every_family
+def test_jitter_of_a_trigger_is_its_own_generator_s(name: str) -> None:
+    family = _family(name)
+    trigger = family.realise(_free(family, 3))
+    together = family.jitter(trigger, 0.01, [torch.Generator().manual_seed(n) for n in range(3)])
+    alone = {key: value[1:2] for key, value in trigger.items()}
+    alone = family.jitter(alone, 0.01, [torch.Generator().manual_seed(1)])
+    for key, value in together.items():
+        assert torch.equal(value[1:2], alone[key])
+        assert not torch.equal((value - trigger[key])[0], (value - trigger[key])[1])
+
+
+@every_family
+def test_no_jitter_moves_nothing(name: str) -> None:
+    family = _family(name)
+    trigger = family.realise(_free(family, 2))
+    for key, value in family.jitter(trigger, 0.0, [torch.Generator(), torch.Generator()]).items():
+        assert torch.equal(value, trigger[key])
+
+
+unit_interval = st.floats(0, 1, width=32)
+
+
+@given(mask=unit_interval, pattern=unit_interval, pixel=unit_interval)
+def test_a_patch_mixes_each_pixel_with_its_pattern(mask: float, pattern: float, pixel: float) -> None:
+    trigger = {"mask": torch.tensor(mask).view(1, 1, 1, 1), "pattern": torch.tensor(pattern).view(1, 1, 1, 1)}
+    stamped = float(Patch().stamp(trigger, torch.tensor(pixel).view(1, 1, 1, 1, 1)))
+    assert stamped == pytest.approx((1 - mask) * pixel + mask * pattern, abs=1e-6)
+    assert min(pattern, pixel) - 1e-6 <= stamped <= max(pattern, pixel) + 1e-6
+
+
+@given(start=st.floats(0.05, 0.5))
+def test_a_patch_search_starts_from_a_mask_of_the_mean_asked_for(start: float) -> None:
+    family = Patch(start=start)
+    trigger = family.realise(family.draw((3, 16, 16), torch.Generator().manual_seed(0)))
+    assert trigger["mask"].shape == (1, 1, 16, 16)
+    assert trigger["pattern"].shape == (1, 3, 16, 16)
+    assert float(trigger["mask"].mean()) == pytest.approx(start, rel=0.15)
+    assert float(trigger["mask"].max()) <= 2 * start + 1e-5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_patch_s_mask_counts_once_for_every_channel(channels: int) -> None:
+    trigger = {"mask": torch.full((2, 1, 4, 4), 0.5), "pattern": torch.rand(2, channels, 4, 4)}
+    assert Patch().size(trigger).tolist() == [8.0 * channels] * 2
