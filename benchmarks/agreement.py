@@ -10,13 +10,11 @@ from common import Record, agreement, by_pair, parser, read_distances, show
 def main() -> None:
     words = parser(__doc__, "agreement")
     words.add_argument("reference", type=Path, help="run folder or distances.json, usually of `paper`")
-    words.add_argument(
-        "others", type=Path, nargs="+", help="run folders or distances.json, such as of `fast`, `screen`"
-    )
+    words.add_argument("others", type=Path, nargs="+", help="run folders or distances.json, such as of `fast`, `screen`")
     args = words.parse_args()
     args.fresh = True  # a comparison takes no time: never taken up again
-    reference, record, rows = read_distances(args.reference), None, []
-    record = Record(args)
+    reference, record = read_distances(args.reference), Record(args)
+    rows = []
     for path in args.others:
         other = read_distances(path)
         result = agreement(other["values"], reference["values"])
@@ -25,10 +23,8 @@ def main() -> None:
         same = other.get("hashes") == reference.get("hashes")
         record.add(path.name if path.is_dir() else str(path.parent.name), {**facts, **result, "by_pair": pairs})
         ratios = [pair[3] for pair in pairs]
-        rows.append(
-            (other["protocol"], result["pairs"], float(result["mean_ratio"]), float(result["spearman"]))
-            + (min(ratios), max(ratios), other.get("seconds"), "yes" if same else "no")
-        )
+        figures = result["pairs"], float(result["mean_ratio"]), float(result["spearman"]), min(ratios), max(ratios)
+        rows.append((other["protocol"], *figures, other.get("seconds"), "yes" if same else "no"))
     columns = ["protocol", "pairs", "mean ratio", "Spearman", "smallest ratio", "largest", "seconds", "same inputs"]
     show(f"against {reference['protocol']} ({reference.get('seconds')} s)", columns, rows)
     record.finish(reference=reference["protocol"], reference_seconds=reference.get("seconds"))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the words of their command lines, a clock, and result files that grow and are taken up again."""
+"""What the benchmarks share: the words of their command lines, a clock, and result files that can be taken up again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def balanced(images: LabelledImages, count: int, seed: int) -> LabelledImages:
 
 
 def pairs_of(spec: str, classifier: Classifier, seed: int) -> list[Pair]:
-    """The pairs with a victim that `spec` names; "random:20" draws the same ones as `orthogon measure` with this seed."""
+    """The pairs with a victim that `spec` names; "random:20" draws what `orthogon measure` draws with this seed."""
     return [p for p in choose_pairs(spec, len(classifier.classes), generator(seed)) if p.victim is not None]
 
 

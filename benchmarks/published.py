@@ -1,4 +1,4 @@
-"""A measured matrix of distances against a published one: {"values": [[number or null]]}, rows victims, columns targets."""
+"""A measured matrix of distances against a published one, a JSON file {"values": [[number or null]]} with victims as rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ def compare(measured: dict[str, Any], published: dict[str, Any], *, only_measure
     """Agreement of two records, the lowest success rate, and how the pairs ended.
 
     Raises:
-        ValueError: matrices of different sizes; or a published pair without a measured distance, unless `only_measured`.
+        ValueError: matrices of different sizes; unless `only_measured`, a published pair without a measured distance.
     """
     ours, theirs = measured["values"], published["values"]
     if ours.shape != theirs.shape:
         raise ValueError(f"{len(ours)} classes were measured, {len(theirs)} published")
     missing = int((theirs.isfinite() & ~ours.isfinite()).sum())
     if missing and not only_measured:
-        raise ValueError(
-            f"{missing} published pairs have no measured distance; compare the others with --only-measured"
-        )
+        raise ValueError(f"{missing} published pairs have no measured distance; compare the others with --only-measured")
     outcomes = Counter(outcome for row in measured["outcomes"] for outcome in row if outcome is not None)
     asr = measured["asr"][ours.isfinite()]
     facts = {"missing": missing, "lowest_asr": float(asr.min()), "outcomes": dict(outcomes)}

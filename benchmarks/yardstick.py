@@ -1,9 +1,9 @@
 """The yardstick: the MOTH authors' inversion loop, plainly re-implemented, as the measure of our speed.
 
 One pair at a time, batches of 32 in a random order, the model as it is (float32, unfolded, weight gradients left on), a
-read-back to the host after every batch, Adam on the free parameters of mask and pattern, cross entropy plus a weight times
-the size, and the rule of patience for the weight. Two rules say which trigger counts: the authors' own, the running success
-rate of an epoch during which the trigger still changes; and the honest one, the finished trigger on all samples.
+read-back to the host after every batch, Adam on the free parameters of mask and pattern, cross entropy plus a weight
+times the size, and the rule of patience for the weight. Two rules say which trigger counts: the authors' own, the running
+success rate of an epoch during which the trigger still changes; and the honest one, the finished trigger on all samples.
 """
 
 from __future__ import annotations
@@ -13,11 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Record, add_subject, balanced, by_pair, clock, device_of, label, pairs_of, parser, show, subject
-from common import read_distances as read
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from common import (
+    Record,
+    add_subject,
+    balanced,
+    by_pair,
+    clock,
+    device_of,
+    label,
+    pairs_of,
+    parser,
+    read_distances,
+    show,
+    subject,
+)
 from orthogon.classifier import Classifier
 
 EPSILON = 1e-7
@@ -70,9 +82,7 @@ class Search:
         seed: of the start, the orders and the jitter.
     """
 
-    def __init__(
-        self, classifier: Classifier, images: Tensor, target: int, settings: YardstickSettings, seed: int
-    ) -> None:
+    def __init__(self, classifier: Classifier, images: Tensor, target: int, settings: YardstickSettings, seed: int) -> None:
         self.classifier = classifier.requires_grad_(True)
         self.images, self.settings = images, settings
         self.labels = torch.full((len(images),), target, device=images.device)
@@ -171,7 +181,7 @@ class Found:
     own: Curve
     """By the authors' rule: the running success rate."""
     honest: Curve
-    """By ours: at least 90 % of all samples, in float32. The loop itself is steered by the authors' rule all the same."""
+    """By ours: at least 90 % of all samples, in float32; the authors' rule steers the loop all the same."""
     seconds: float
     image_steps: int
 
@@ -209,6 +219,15 @@ def search_pair(classifier: Classifier, images: Tensor, target: int, settings: Y
     return Found(own, honest, seconds, number * len(images))
 
 
+def _realised(free: Tensor) -> Tensor:
+    """Values in [0, 1]."""
+    return torch.tanh(free) / (2 - EPSILON) + 0.5
+
+
+def _free(value: Tensor) -> Tensor:
+    return torch.atanh((value - 0.5) * (2 - EPSILON))
+
+
 def main() -> None:
     words = parser(__doc__, "yardstick")
     add_subject(words)
@@ -237,7 +256,7 @@ def main() -> None:
     summary: dict[str, Any] = {"mean_own": sizes[0][sizes[0].isfinite()].mean().item()}
     summary["mean_honest"] = sizes[1][sizes[1].isfinite()].mean().item()
     if args.published:
-        compared = by_pair(sizes[0], read(args.published)["values"])
+        compared = by_pair(sizes[0], read_distances(args.published)["values"])
         summary["published_ratio"] = sum(row[1] for row in compared) / sum(row[2] for row in compared)
     show("means", list(summary), [list(summary.values())])
     record.finish(**summary)

@@ -1,1 +1,103 @@
-"""Class distances of image classifiers: how small a trigger turns one class into another."""
+"""Class distances of image classifiers: how small a trigger turns one class into another.
+
+    import orthogon
+
+    classifier = orthogon.load_classifier("net.safetensors", arch="resnet20")
+    images = orthogon.open_images("images/", image_shape=classifier.image_shape, classes=classifier.classes)
+    measurement = orthogon.measure(classifier, images)
+    print(measurement.matrix.mean(), measurement.matrix.unit)
+
+The names below are fetched from their modules on first use, so that importing the package does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orthogon.classifier import Classifier, Normalization
+    from orthogon.data import open_images
+    from orthogon.distance import DistanceMatrix, Measurement, improvement, measure
+    from orthogon.evaluate import PGDSettings, accuracy, near_chance, robust_accuracy
+    from orthogon.frozen import Speed
+    from orthogon.images import LabelledImages
+    from orthogon.models import load_classifier, save_classifier
+    from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
+    from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol, Stage
+    from orthogon.report import compare, model_card, write_card, write_comparison, write_report
+    from orthogon.results import write_triggers
+    from orthogon.training import TrainingSettings, fit
+    from orthogon.triggers import FAMILIES, Patch, TriggerFamily
+
+    __version__: str
+
+__all__ = [
+    "FAMILIES",
+    "PROTOCOLS",
+    "Classifier",
+    "DistanceMatrix",
+    "Inversion",
+    "InversionSettings",
+    "LabelledImages",
+    "Measurement",
+    "Normalization",
+    "Outcome",
+    "PGDSettings",
+    "Pair",
+    "Patch",
+    "Protocol",
+    "Speed",
+    "Stage",
+    "TrainingSettings",
+    "TriggerFamily",
+    "__version__",
+    "accuracy",
+    "choose_pairs",
+    "compare",
+    "fit",
+    "improvement",
+    "load_classifier",
+    "measure",
+    "model_card",
+    "near_chance",
+    "open_images",
+    "robust_accuracy",
+    "save_classifier",
+    "write_card",
+    "write_comparison",
+    "write_report",
+    "write_triggers",
+]
+
+_HOMES = {
+    "classifier": ("Classifier", "Normalization"),
+    "data": ("open_images",),
+    "distance": ("DistanceMatrix", "Measurement", "improvement", "measure"),
+    "evaluate": ("PGDSettings", "accuracy", "near_chance", "robust_accuracy"),
+    "frozen": ("Speed",),
+    "images": ("LabelledImages",),
+    "models": ("load_classifier", "save_classifier"),
+    "pairs": ("Inversion", "Outcome", "Pair", "choose_pairs"),
+    "protocols": ("PROTOCOLS", "InversionSettings", "Protocol", "Stage"),
+    "report": ("compare", "model_card", "write_card", "write_comparison", "write_report"),
+    "results": ("write_triggers",),
+    "training": ("TrainingSettings", "fit"),
+    "triggers": ("FAMILIES", "Patch", "TriggerFamily"),
+}
+_HOME_OF = {name: f"orthogon.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("orthogon")
+    elif name in _HOME_OF:
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'orthogon' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

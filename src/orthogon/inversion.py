@@ -206,6 +206,7 @@ class _Search:
             second = self.second[name].mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
             scale = (second / (1 - b2**self.taken)).sqrt_().add_(1e-12)
             self.free[name].addcdiv_(first, scale, value=-rate / (1 - b1**self.taken))
+        self.family.confine(self.free)
 
     def _steer(self, size: Float[Tensor, " tasks"], stage: Stage, step: int) -> None:
         """Move the size's weight by the rule of patience, and keep the score by which searches are dropped."""

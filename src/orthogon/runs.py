@@ -162,7 +162,7 @@ class Run:
         command: str,
         settings: Mapping[str, Any],
         *,
-        inputs: Mapping[str, str] | None = None,
+        inputs: Mapping[str, Any] | None = None,
         fresh: bool = False,
     ) -> Run:
         """Begin the run of a folder, or go on with it.
@@ -171,8 +171,8 @@ class Run:
             folder: made where it is missing.
             command: what the run does, such as "measure".
             settings: JSON-like; all that the results depend on, and nothing else.
-            inputs: digests of what the run reads, by name; compared like settings, so that a model or data that
-                changed under the same name are noticed.
+            inputs: JSON-like; digests of what the run reads and what names among its settings stand for; compared like
+                settings, so that a model, data or a protocol that changed under the same name are noticed.
             fresh: begin anew; an earlier run is kept beside it under another name, not deleted.
 
         Raises:

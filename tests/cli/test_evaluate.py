@@ -39,9 +39,7 @@ def test_under_attack_and_for_people(trained: Path, command: Command) -> None:
     assert data["robust"]["accuracy"] <= data["accuracy"]
 
 
-def test_class_names_in_another_order_are_put_right(
-    trained: Path, result: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_class_names_in_another_order_are_put_right(trained: Path, result: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     from orthogon.data import open_images
 
     images = open_images(SIGNS)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from orthogon import models
-from orthogon.cli import train
+from orthogon.cli import training
 from orthogon.training import fit
 
 from .conftest import SIGNS
@@ -58,7 +58,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         return fit(*arguments, on_progress=interrupt, checkpoint_seconds=0.0, **words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", cut_short)
+        patch.setattr(training, "fit", cut_short)
         code, out, err = command(*WORDS, "--out", "cut")
     assert (code, out) == (130, "")
     assert "--out cut" in err

@@ -28,8 +28,7 @@ def write_run(
     failed = failed or {}
     count = len(classes)
     outcomes = [
-        [failed.get((v, t)) or ("found" if values[v][t] is not None else None) for t in range(count)]
-        for v in range(count)
+        [failed.get((v, t)) or ("found" if values[v][t] is not None else None) for t in range(count)] for v in range(count)
     ]
     shown = [[None if (v, t) in failed else values[v][t] for t in range(count)] for v in range(count)]
     asr = [[{"found": 0.93, "asr not reached": 0.4}.get(o or "") for o in row] for row in outcomes]

@@ -35,9 +35,9 @@ def test_folders_are_cut_off() -> None:
 def test_the_command_line_quotes_and_nests() -> None:
     started = {
         "command": "measure",
-        "settings": {"data": "a b; rm", "inversion": {"max_steps": 5}, "pairs": ["0-1", "2-3"]},
+        "settings": {"data": "a b; rm", "inversion": {"max_steps": 5}, "pairs": ["0-1", "2-3"], "flip": True, "fast": False},
     }
-    assert words.command_line(started) == "orthogon measure --data 'a b; rm' --inversion.max-steps 5 --pairs 0-1 2-3"
+    assert words.command_line(started) == "orthogon measure --data 'a b; rm' --max-steps 5 --pairs 0-1 2-3 --flip"
     assert words.command_line({}) is None
 
 

@@ -67,10 +67,10 @@ def test_draws_are_the_generator_s(name: str) -> None:
 @every_family
 def test_free_parameters_and_triggers_stand_for_each_other(name: str) -> None:
     family = _family(name)
-    free = {key: value * 3 for key, value in _free(family, 4).items()}
+    free = {key: (value * 3).clamp(-4, 4) for key, value in _free(family, 4).items()}
     there = family.free(family.realise(free))
     for key, value in free.items():
-        torch.testing.assert_close(there[key], value, atol=2e-2, rtol=0)  # steep where tanh is flat
+        torch.testing.assert_close(there[key], value, atol=1e-3, rtol=0)
     trigger = family.realise(free)
     for key, value in family.realise(family.free(trigger)).items():
         torch.testing.assert_close(value, trigger[key], atol=2e-6, rtol=0)

@@ -20,6 +20,7 @@ class Measure(Command):
       orthogon measure --model net.safetensors --data images/ --pairs 0-1,2-5 --protocol paper
       orthogon measure --model timm:resnet18.a1_in1k --data hf:some/dataset --protocol screen --pairs random:200
       orthogon measure --model timm:resnet18.a1_in1k --data hf:some/dataset --pairs universal
+      orthogon measure --model net.safetensors --data images/ --samples 50 --draws 5
 
     The run folder gets distances.json, triggers.safetensors and report.html.
     Exit code 3 says that the clean accuracy is near chance, so that distances would mean nothing.
@@ -31,9 +32,13 @@ class Measure(Command):
     """all; 0-1,2-5 (victim-target, by number); random:20; "*-3" (every class to 3); universal (every class to each)."""
     family: Literal["patch"] = "patch"
     """Kind of trigger."""
-    protocol: Literal["fast", "paper", "screen"] = "fast"
+    protocol: Literal["fast", "paper", "screen", "neural-cleanse"] = "fast"
     """fast agrees with paper (100 samples, 1000 epochs, best of 3) in a fraction of its time; screen is a quick upper
-    bound for many classes."""
+    bound for many classes; neural-cleanse is that paper's own search, meant for --pairs universal."""
+    samples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the protocol's)")] = None
+    """Images of each victim class to search and judge on; a class with fewer gets the outcome "too few samples"."""
+    draws: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """How often the samples are drawn anew; a distance is then the mean over the draws, its spread their deviation."""
     seed: Seed = 0
     out: Folder = None
     memory: Annotated[float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: what is free)")] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from orthogon.distance import Measurement, Progress, measure
 from orthogon.evaluate import Evaluation, accuracy, near_chance
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Pair, choose_pairs
+from orthogon.protocols import PROTOCOLS
 from orthogon.results import read_inversion, write_inversion, write_triggers
 from orthogon.runs import Run
 from orthogon.triggers import FAMILIES
@@ -38,17 +39,19 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     screen.say("loading the model and the images")
     classifier, images = open_subject(words.model, words.images, words.seed)
     pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
-    own = {name: getattr(words, name) for name in ("pairs", "family", "protocol", "seed")}
+    own = {name: getattr(words, name) for name in ("pairs", "family", "protocol", "samples", "draws", "seed")}
     settings = words_of(words.model, words.images) | own
+    search = _search_facts(words)
     hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
-    folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": hashes})
+    inputs = {**hashes, "search": search}
+    folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
-    with Run.open(folder, "measure", settings, inputs=hashes, fresh=words.fresh) as run:
+    with Run.open(folder, "measure", settings, inputs=inputs, fresh=words.fresh) as run:
         screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
         clean = _check(words, classifier, images, screen)
         measurement, seconds = _measure(words, classifier, images, pairs, run, screen)
         facts = {
-            "settings": settings,
+            "settings": {**settings, "samples": search["samples"], "search": search["settings"]},
             "versions": runs.versions(),
             "hashes": hashes,
             "seconds": round(seconds, 1),
@@ -58,6 +61,19 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
             "data": images.source,
         }
         return _write(run, measurement, facts, images)
+
+
+def _search_facts(words: Measure) -> dict[str, Any]:
+    """What the protocol's name stands for in this version.
+
+    Raises:
+        ValueError: --samples or --draws is below 1.
+    """
+    for name in ("samples", "draws"):
+        if (asked := getattr(words, name)) is not None and asked < 1:
+            raise ValueError(f"--{name} must be at least 1, got {asked}")
+    protocol = PROTOCOLS[words.protocol]
+    return asdict(protocol if words.samples is None else replace(protocol, samples=words.samples))
 
 
 def _check(words: Measure, classifier: Classifier, images: LabelledImages, screen: Screen) -> Evaluation:
@@ -96,8 +112,11 @@ def _measure(
             classifier,
             images,
             pairs=pairs,
+            family=FAMILIES[words.family],
             protocol=words.protocol,
             seed=words.seed,
+            samples=words.samples,
+            draws=words.draws,
             memory=words.memory,
             device=str(pick_device(words.device)),
             finished=finished,

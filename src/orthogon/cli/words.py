@@ -17,9 +17,7 @@ Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON on standard output, and nothing else there.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="N", help="Of every random draw: the same seed gives the same result.")]
 Fresh = Annotated[bool, tyro.conf.arg(help="Begin anew; an earlier run in the folder is kept beside it.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="Where to compute; auto takes a GPU where there is one.")
-]
+Device = Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="Where to compute; auto takes a GPU where there is one.")]
 Folder = Annotated[
     Path | None,
     tyro.conf.arg(

@@ -93,9 +93,7 @@ def _facts(run: MeasuredRun) -> str:
     ]
     accuracy, versions = run.record.get("accuracy"), run.record.get("versions") or {}
     facts += [("Accuracy on clean images", f"{100 * accuracy:.2f} %")] if isinstance(accuracy, int | float) else []
-    facts += (
-        [("Measured with", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
-    )
+    facts += [("Measured with", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
     facts += [(f"Hash of {name}", str(digest)) for name, digest in (run.record.get("hashes") or {}).items()]
     return _table(["", ""], [[name, value] for name, value in facts], numbers_from=2)
 

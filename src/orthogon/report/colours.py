@@ -98,8 +98,7 @@ def _theme(dark: bool) -> str:
 
 def _classes(letter: str, colours: Sequence[_Rgb]) -> str:
     return "".join(
-        f".{letter}{k}{{background:{css_hex(colour)};color:{css_hex(ink_on(colour))}}}\n"
-        for k, colour in enumerate(colours)
+        f".{letter}{k}{{background:{css_hex(colour)};color:{css_hex(ink_on(colour))}}}\n" for k, colour in enumerate(colours)
     )
 
 

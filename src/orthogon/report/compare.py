@@ -100,9 +100,7 @@ def common_rows(comparison: Comparison) -> list[tuple[PairRow, PairRow, float]]:
     """Pairs found in both runs as (before, after, ratio), the smallest ratio first."""
     old = {(row.victim, row.target): row for row in pair_rows(comparison.before.matrix) if row.found}
     new = {(row.victim, row.target): row for row in pair_rows(comparison.after.matrix) if row.found}
-    both = [
-        (old[p], new[p], float(comparison.ratio[p])) for p in old if p in new and math.isfinite(comparison.ratio[p])
-    ]
+    both = [(old[p], new[p], float(comparison.ratio[p])) for p in old if p in new and math.isfinite(comparison.ratio[p])]
     return sorted(both, key=lambda entry: entry[2])
 
 
@@ -125,9 +123,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     rows = common_rows(comparison)
     places = decimals(span)
     increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
-    titles = [
-        f"{pair_name(new, a)}: {number(b.value, places)} before, {number(a.value, places)} after" for b, a, _ in rows
-    ]
+    titles = [f"{pair_name(new, a)}: {number(b.value, places)} before, {number(a.value, places)} after" for b, a, _ in rows]
     return {
         "before_name": printable(comparison.before.model_name),
         "after_name": printable(comparison.after.model_name),
@@ -146,9 +142,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "unit": printable(new.unit),
         "maps": [("Before", distance_map(old, span)), ("After", distance_map(new, span))],
         "ratio": ratio_map(old, new, comparison.ratio),
-        "plot": before_after_plot([b.value for b, _, _ in rows], [a.value for _, a, _ in rows], titles)
-        if rows
-        else None,
+        "plot": before_after_plot([b.value for b, _, _ in rows], [a.value for _, a, _ in rows], titles) if rows else None,
         "pairs": [
             (
                 printable(new.classes[a.victim]),

@@ -58,11 +58,7 @@ class HeatMap:
     def pitch(self) -> int:
         """Side of an unnumbered cell, in CSS pixels."""
         longest = min(max((len(name) for name in self.victims), default=0), 24)
-        fits = [
-            side
-            for side in range(22, 6, -1)
-            if len(self.targets) * (side + 1) + longest * 0.55 * min(side, 12) <= _ROOM
-        ]
+        fits = [side for side in range(22, 6, -1) if len(self.targets) * (side + 1) + longest * 0.55 * min(side, 12) <= _ROOM]
         return fits[0] if fits else 6
 
 

@@ -104,9 +104,7 @@ def pair_name(matrix: DistanceMatrix, row: PairRow) -> str:
 
 def failures(rows: Sequence[PairRow]) -> dict[str, int]:
     """How many pairs have no distance, by outcome, the most frequent first."""
-    return dict(
-        Counter(row.outcome if row.outcome != "found" else "not finite" for row in rows if not row.found).most_common()
-    )
+    return dict(Counter(row.outcome if row.outcome != "found" else "not finite" for row in rows if not row.found).most_common())
 
 
 def found_values(matrix: DistanceMatrix) -> Float[Tensor, "victims targets"]:
@@ -128,6 +126,8 @@ def trigger_pictures(folder: Path, pairs: Sequence[tuple[int, int]]) -> dict[tup
         if file is None:
             return {}
         names = set(file.keys())
+        if "pairs" in names and not file.get_slice("pairs").get_shape()[0]:
+            return {}  # without a trigger there are no pictures either
         if missing := {"pairs", "clean", "stamped"} - names:
             raise ValueError(f"{folder / 'triggers.safetensors'} lacks the tensors {sorted(missing)}")
         rows = {(int(v), int(t)): k for k, (v, t) in enumerate(file.get_tensor("pairs").tolist())}

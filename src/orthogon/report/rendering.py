@@ -19,9 +19,7 @@ def render(template: str, **content: Any) -> str:
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("orthogon.report", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style = environment.get_template("style.css").render()
     environment.globals["style"] = Markup(style + colours.style_rules())
     return environment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows
@@ -73,9 +73,7 @@ def _mean_sentence(run: MeasuredRun) -> str:
 def _closest_sentence(run: MeasuredRun, row: PairRow) -> str:
     victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
     samples = f"{percent(row.asr)} of the {victim} samples" if math.isfinite(row.asr) else f"{victim} samples"
-    return (
-        f"The closest pair is {pair_name(run.matrix, row)}: {run.size.words(row.value)} turns {samples} into {target}."
-    )
+    return f"The closest pair is {pair_name(run.matrix, row)}: {run.size.words(row.value)} turns {samples} into {target}."
 
 
 def _completeness(rows: Sequence[PairRow]) -> str:
@@ -83,9 +81,7 @@ def _completeness(rows: Sequence[PairRow]) -> str:
     if not rows:
         return "No pair was measured."
     if not failed:
-        return (
-            f"All {counted(len(rows), 'pair')} measured have a distance." if len(rows) > 1 else "One pair was measured."
-        )
+        return f"All {counted(len(rows), 'pair')} measured have a distance." if len(rows) > 1 else "One pair was measured."
     count = sum(failed.values())
     has = "has" if count == 1 else "have"
     return f"Of {counted(len(rows), 'pair')}, {count:,} {has} no distance and count in no mean: {count_words(failed)}."
@@ -94,4 +90,8 @@ def _completeness(rows: Sequence[PairRow]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    return printable(", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{printable(str(k)).replace('_', ' ')} {_shown(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(v, Mapping) for v in value) else ", ").join(_shown(v) for v in value)
+    return printable(str(value))

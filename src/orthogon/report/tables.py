@@ -59,9 +59,7 @@ def comparison_table(comparison: Comparison, count: int = 10) -> Table:
     """Means, the average increase (MOTH, Eq. 8), and the pairs that gained least."""
     rows, classes = common_rows(comparison), comparison.after.matrix.classes
     places = decimals([comparison.mean_before, comparison.mean_after])
-    table = Table(
-        title=f"Before and after ({printable(comparison.after.matrix.unit)})", show_edge=False, show_footer=True
-    )
+    table = Table(title=f"Before and after ({printable(comparison.after.matrix.unit)})", show_edge=False, show_footer=True)
     increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
     table.add_column("victim", footer="mean of each", overflow="ellipsis", max_width=32)
     table.add_column("target", overflow="ellipsis", max_width=32)

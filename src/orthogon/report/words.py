@@ -22,9 +22,7 @@ MARKS = {"asr not reached": "none", "too few samples": "few", "not finite": "err
 
 def printable(text: str) -> str:
     """Text with control and direction characters shown as escapes: names come from strangers' folders."""
-    return "".join(
-        c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in _sound(text)
-    )
+    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in _sound(text))
 
 
 def _sound(text: str) -> str:
@@ -67,9 +65,7 @@ def counted(count: int, noun: str) -> str:
 
 def count_words(counts: Mapping[str, int]) -> str:
     """Outcomes and how often: "2 × asr not reached (why), 1 × …"."""
-    return "; ".join(
-        f"{n:,} × {printable(outcome)} ({OUTCOMES.get(outcome, 'no distance')})" for outcome, n in counts.items()
-    )
+    return "; ".join(f"{n:,} × {printable(outcome)} ({OUTCOMES.get(outcome, 'no distance')})" for outcome, n in counts.items())
 
 
 @dataclass(frozen=True)
@@ -138,24 +134,24 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def command_line(started: Mapping[str, Any]) -> str | None:
     """The command that made a run, from its settings.json; None where that file does not tell.
 
-    Flags follow tyro: `--outer.inner-name value`, `--no-flag` for False; a setting that is None is left out.
+    Nested names lose what is before the dot, as on the command line; what is None, empty or False is left out.
     """
     command, settings = started.get("command"), started.get("settings")
     if not isinstance(command, str) or not isinstance(settings, Mapping):
         return None
     words = ["orthogon", *command.split()]
     for name, value in flat(settings).items():
-        words += _flag(name.replace("_", "-"), value)
+        words += _flag(name.rpartition(".")[2].replace("_", "-"), value)
     return printable(shlex.join(words))
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    if value is None or value == {}:
+    if value is None or value is False or value in ({}, []):
         return []
-    if isinstance(value, bool):
-        return [f"--{'' if value else 'no-'}{name}"]
+    if value is True:
+        return [f"--{name}"]
     if isinstance(value, list | tuple):
-        return [f"--{name}", *(str(v) for v in value)] if value else []
+        return [f"--{name}", *(str(v) for v in value)]
     return [f"--{name}", str(value)]
 
 

@@ -42,6 +42,10 @@ class TriggerFamily(Protocol):
         """Free parameters that stand for these triggers: the start of a warm search."""
         ...
 
+    def confine(self, free: Trigger) -> None:
+        """Bring free parameters back, in place, to where their gradients are alive; called after every step."""
+        ...
+
     def stamp(self, trigger: Trigger, images: Float[Tensor, "n b c h w"]) -> Float[Tensor, "n b c h w"]:
         """Each trigger on its own b images in [0, 1]; the result is in [0, 1] too."""
         ...

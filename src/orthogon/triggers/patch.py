@@ -12,7 +12,7 @@ from torch import Tensor
 from orthogon.triggers.family import Trigger
 
 _EDGE = 6.0
-"""Free parameters stay within ±6, where the mask is within 1e-5 of 0 or 1 and the gradient is still alive."""
+"""Free parameters stay within ±6: there a value is within 1e-5 of 0 or 1, and Adam still sees which way it is pulled."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,16 @@ class Patch:
 
     def realise(self, free: Trigger) -> Trigger:
         """Mask and pattern in [0, 1]."""
-        return {name: torch.tanh(value.clamp(-_EDGE, _EDGE)) / 2 + 0.5 for name, value in free.items()}
+        return {name: torch.tanh(value) / 2 + 0.5 for name, value in free.items()}
 
     def free(self, trigger: Trigger) -> Trigger:
         """The inverse of `realise`, with values of exactly 0 and 1 brought within reach."""
         return {name: torch.atanh((value * 2 - 1).clamp(-1 + 1e-5, 1 - 1e-5)) for name, value in trigger.items()}
+
+    def confine(self, free: Trigger) -> None:
+        """Values beyond ±6 are set back."""
+        for value in free.values():
+            value.clamp_(-_EDGE, _EDGE)
 
     def stamp(self, trigger: Trigger, images: Float[Tensor, "n b c h w"]) -> Float[Tensor, "n b c h w"]:
         """Each mask and pattern on its own images."""
