@@ -104,7 +104,7 @@ KINDS = {
     "compiled pointwise": ("compiled", "inductor", "triton", "cpp_fused", "graph"),
     "matrix products": ("addmm", "aten::mm", "linear", "gemm", "mkl"),
     "optimiser": ("lerp_", "addcdiv_", "addcmul_", "sqrt_"),
-    "copies": ("copy", "aten::to", "contiguous", "clone", "cat", "index", "gather", "scatter", "memcpy", "memset", "pad"),
+    "copies": ("copy", "contiguous", "clone", "cat", "index", "gather", "scatter", "memcpy", "memset", "pad"),
 }
 """Parts of the names of operators and kernels, looked for in this order; the rest is "pointwise and bookkeeping"."""
 REST = "pointwise and bookkeeping"

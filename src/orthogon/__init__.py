@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orthogon.classifier import Classifier, Normalization
     from orthogon.data import open_images
-    from orthogon.distance import DistanceMatrix, Measurement, improvement, measure
+    from orthogon.distance import Measurement, measure
     from orthogon.evaluate import PGDSettings, accuracy, near_chance, robust_accuracy
     from orthogon.frozen import Speed
     from orthogon.images import LabelledImages
+    from orthogon.matrix import DistanceMatrix, improvement
     from orthogon.models import load_classifier, save_classifier
     from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
     from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol, Stage
+    from orthogon.recipe import TrainingSettings
     from orthogon.report import compare, model_card, write_card, write_comparison, write_report
     from orthogon.results import write_triggers
-    from orthogon.training import TrainingSettings, fit
+    from orthogon.training import fit
     from orthogon.triggers import FAMILIES, Patch, TriggerFamily
 
     __version__: str
@@ -73,16 +75,18 @@ __all__ = [
 _HOMES = {
     "classifier": ("Classifier", "Normalization"),
     "data": ("open_images",),
-    "distance": ("DistanceMatrix", "Measurement", "improvement", "measure"),
+    "distance": ("Measurement", "measure"),
     "evaluate": ("PGDSettings", "accuracy", "near_chance", "robust_accuracy"),
     "frozen": ("Speed",),
     "images": ("LabelledImages",),
+    "matrix": ("DistanceMatrix", "improvement"),
     "models": ("load_classifier", "save_classifier"),
     "pairs": ("Inversion", "Outcome", "Pair", "choose_pairs"),
     "protocols": ("PROTOCOLS", "InversionSettings", "Protocol", "Stage"),
+    "recipe": ("TrainingSettings",),
     "report": ("compare", "model_card", "write_card", "write_comparison", "write_report"),
     "results": ("write_triggers",),
-    "training": ("TrainingSettings", "fit"),
+    "training": ("fit",),
     "triggers": ("FAMILIES", "Patch", "TriggerFamily"),
 }
 _HOME_OF = {name: f"orthogon.{module}" for module, names in _HOMES.items() for name in names}

@@ -17,7 +17,7 @@ class Engine:
     """A classifier made ready for inversion: the frozen copy, the judge, and the scale of its logits.
 
     Args:
-        classifier: judges in float32, on its own device; never changed.
+        classifier: judges in float32, on its own device; put into eval mode, else unchanged.
         samples: rows of images (rows, count, c, h, w), one row per victim; moved to the classifier's device.
         settings: of the search.
         speed: of the frozen copy.
@@ -31,7 +31,7 @@ class Engine:
         speed: Speed | None = None,
     ) -> None:
         self.judge = classifier.eval()
-        self.device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+        self.device = device_of(classifier)
         self.samples = samples.to(self.device)
         self.settings = settings
         clean = self.samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)[:512]
@@ -56,8 +56,13 @@ class Engine:
         return float((self._logits(images).argmax(1) == target).float().mean())
 
     def _logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # which would judge with ten bits
             return torch.cat([self.judge(part).float() for part in images.split(64)])
+
+
+def device_of(classifier: Classifier) -> torch.device:
+    """Where a classifier's parameters are; the CPU if it has none."""
+    return next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
 
 
 def _loss(settings: InversionSettings, scale: float) -> Loss:

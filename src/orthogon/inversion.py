@@ -58,10 +58,10 @@ def invert(
     for stage in settings.stages:
         search.keep(stage.restarts)
         for step in range(stage.steps):
-            if search.done:
-                break
             if stage.accept_every and step % stage.accept_every == 0:
                 search.accept(stage)
+            if search.done:
+                break
             search.step(stage, step)
             done += stage.restarts * stage.batch
             if on_progress is not None and step % 8 == 0:
@@ -232,16 +232,16 @@ class _Search:
         """
         trigger = self.family.realise(self.free)
         size = self.family.size(trigger)
-        better = torch.zeros(len(self.owner), dtype=torch.bool, device=self.engine.device)
-        for n, i in enumerate(self.owner):
-            request, one = self.requests[i], {name: value[n : n + 1] for name, value in trigger.items()}
-            stamped = self.family.stamp(one, self.engine.row(request.row)[None])[0]
+        for n in range(len(self.owner)):
+            stamped = self._stamped(trigger, n)
             self.lead[n] = self.engine.leads(stamped, self.targets[n].expand(len(stamped)))
-            hopeful = (self.lead[n] > 0).float().mean() >= self.settings.asr - 0.02
-            if bool(hopeful & (size[n] < _WORTH_JUDGING * self.best_size[n])):
-                rate = self.engine.success(stamped, request.pair.target)
-                better[n] = rate >= self.settings.asr - _EXACT
-                self.best_rate[n] = rate if better[n] else self.best_rate[n]
+        hopeful = (self.lead > 0).float().mean(1) >= self.settings.asr - 0.02
+        hopeful &= size < _WORTH_JUDGING * self.best_size
+        rates = torch.zeros_like(size)
+        for n in hopeful.nonzero()[:, 0].tolist():
+            rates[n] = self.engine.success(self._stamped(trigger, n), self.requests[self.owner[n]].pair.target)
+        better = rates >= self.settings.asr - _EXACT
+        self.best_rate = torch.where(better, rates, self.best_rate)
         self.seen.fill_(True)
         self.stale = torch.where(better, 0.0, self.stale + 1)
         self.best_size = torch.where(better, size, self.best_size)
@@ -251,6 +251,11 @@ class _Search:
             self._shake(better)
         if stage.patience:
             self._leave(stage.patience)
+
+    def _stamped(self, trigger: Trigger, n: int) -> Float[Tensor, "count c h w"]:
+        """All samples of a search's victim, stamped with its trigger."""
+        one = {name: value[n : n + 1] for name, value in trigger.items()}
+        return self.family.stamp(one, self.engine.row(self.requests[self.owner[n]].row)[None])[0]
 
     def _shake(self, improved: Bool[Tensor, " tasks"]) -> None:
         """Algorithm 1, lines 18-19: noise on what has just improved."""

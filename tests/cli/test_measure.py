@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,19 +14,25 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from orthogon import runs
-from orthogon.cli import measuring
+from orthogon.cli import parse
+from orthogon.cli.measure import Measure
+from orthogon.cli.words import words_of
+from orthogon.data import open_images
 
 from .conftest import SIGNS
 
 Command = Callable[..., tuple[int, str, str]]
 Result = Callable[..., dict[str, Any]]
+PROGRAM = "import sys; from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def words(model: Path, *more: object) -> tuple[object, ...]:
-    return ("measure", "--model", model, "--data", SIGNS, "--protocol", "screen", "--pairs", "0-1,2-0", *more)
+    settings = ("--protocol", "screen", "--pairs", "0-1,2-0", "--samples", 30)
+    return ("measure", "--model", model, "--data", SIGNS, *settings, *more)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def measured(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_files_of_a_run(measured: Path) -> None:
+def test_the_files_of_a_run(measured: Path, trained: Path) -> None:
     record = json.loads((measured / "distances.json").read_text())
     assert {"unit", "protocol", "family", "classes", "values", "asr", "outcomes", "spread"} <= record.keys()
     assert {"settings", "versions", "hashes", "seconds", "accuracy", "model", "data"} <= record.keys()
@@ -48,11 +57,16 @@ def test_the_files_of_a_run(measured: Path) -> None:
         assert record["asr"][victim][target] >= 0.9
     assert record["accuracy"] > 0.8
     assert record["settings"]["pairs"] == "0-1,2-0"
+    assert record["settings"]["samples"] == 30
+    assert record["settings"]["search"]["asr"] == 0.9
+    assert record["hashes"]["model"] == runs.digest(trained)
     triggers = load_file(measured / "triggers.safetensors")
     assert sorted(triggers["pairs"].tolist()) == [[0, 1], [2, 0]]
     assert triggers["clean"].shape == triggers["stamped"].shape == (2, 3, 16, 16)
     assert triggers["trigger.mask"].shape == (2, 1, 16, 16)
-    assert "<svg" in (measured / "report.html").read_text()
+    page = (measured / "report.html").read_text()
+    assert "<svg" in page
+    assert all(html.escape(name) in page for name in record["classes"])
     assert [event["kind"] for event in runs.read_events(measured)] == ["started", "pair", "pair", "finished"]
 
 
@@ -71,45 +85,45 @@ def test_other_pairs_are_another_run(measured: Path, trained: Path, command: Com
     assert 'pairs: "0-1,2-0" -> "1-0"' in err
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(
-    trained: Path, measured: Path, command: Command, result: Result, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run finds that nothing interrupts; little memory makes it search pair by pair."""
+    from orthogon.cli import main
+
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert main([*pair_by_pair(trained), "--out", str(folder)]) == 0
+    return json.loads((folder / "distances.json").read_text())
+
+
+def pair_by_pair(model: Path) -> list[str]:
+    settings = ["--protocol", "screen", "--samples", "30", "--pairs", "0-1,1-2,2-0", "--memory", "0.0001"]
+    return ["measure", "--model", str(model), "--data", SIGNS, *settings]
+
+
+@pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    trained: Path, uninterrupted: dict[str, Any], result: Result, blow: signal.Signals, code: int
 ) -> None:
-    write = measuring.write_inversion
-
-    def interrupt(path: Path, inversion: Any) -> None:
-        write(path, inversion)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(measuring, "write_inversion", interrupt)
-        code, out, err = command(*words(trained, "--out", "run"))
-    assert (code, out) == (130, "")
-    assert "orthogon measure" in err
-    assert len(list(Path("run/pairs").iterdir())) == 1
-    again = result(*words(trained, "--out", "run"))
-    assert "resumed" in [event["kind"] for event in runs.read_events(Path("run"))]
-    for key in ("values", "asr", "outcomes"):
-        assert again[key] == json.loads((measured / "distances.json").read_text())[key]
-
-
-def test_kill_9_leaves_a_run_that_goes_on(trained: Path, result: Result) -> None:
-    """All pairs in one process are killed after the first is finished; the rest are measured by another process."""
-    line = ["measure", "--model", str(trained), "--data", SIGNS, "--protocol", "screen", "--out", "run"]
-    code = "import sys; from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, "-c", code, *line], stdout=nowhere, stderr=nowhere)
-    while process.poll() is None and not list(Path("run/pairs").glob("*.safetensors")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = len(list(Path("run/pairs").glob("*.safetensors")))
-    assert kept > 0
+    line = [*pair_by_pair(trained), "--out", "run"]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(Path("run").glob("pairs/*.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(blow)
+    _, told = process.communicate()
+    assert process.returncode == code, told.decode()
+    kept = {path: path.stat().st_mtime_ns for path in Path("run/pairs").glob("*.safetensors")}
+    assert 0 < len(kept) < 3
     data = result(*line)
-    outcomes = [outcome for row in data["outcomes"] for outcome in row if outcome]
-    assert len(outcomes) == 6
-    told = [(e["victim"], e["target"]) for e in runs.read_events(Path("run")) if e["kind"] == "pair"]
-    assert len(told) <= 6
-    assert len(set(told)) == len(told)  # no pair was measured twice
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # no finished pair was measured again
+    assert [e["kind"] for e in runs.read_events(Path("run"))].count("resumed") == 1
+    for key in ("values", "asr", "outcomes", "spread"):
+        assert data[key] == uninterrupted[key]
+
+
+def test_json_stands_alone_on_the_real_standard_output(measured: Path, trained: Path) -> None:
+    line = [str(word) for word in words(trained, "--out", measured, "--json")]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *line], capture_output=True, check=True)
+    assert json.loads(done.stdout)["report"] == str(measured / "report.html")
 
 
 @pytest.fixture
@@ -144,9 +158,92 @@ def test_bad_pairs(trained: Path, command: Command, pairs: str) -> None:
     assert not Path("runs").exists()
 
 
-def test_an_empty_class_is_an_outcome_and_the_others_go_on(trained: Path, result: Result) -> None:
-    data = result(*words(trained, "--subset", "first:2"))  # signs come class by class in turn: class 2 has none
+def test_a_class_with_too_few_samples_is_an_outcome_and_the_others_go_on(trained: Path, result: Result) -> None:
+    data = result(*words(trained, "--samples", 35, "--subset", "first:104"))  # signs come in turn: 35, 35 and 34
     assert data["outcomes"][2][0] == "too few samples"
+    assert data["values"][2][0] is None
+    assert data["outcomes"][0][1] == "found"
+
+
+def test_no_class_with_enough_samples(trained: Path, result: Result) -> None:
+    data = result(*words(trained, "--samples", 41))
+    assert {outcome for row in data["outcomes"] for outcome in row} == {None, "too few samples"}
+    assert "no distance" in Path(data["report"]).read_text()
+
+
+def test_draws_of_samples_and_every_class_to_one(trained: Path, result: Result) -> None:
+    data = result(*words(trained, "--pairs", "0-1,*-2", "--samples", 20, "--draws", 2))
+    assert data["spread"][0][1] > 0
+    (universal,) = data["universal"]
+    assert (universal["target"], universal["outcome"]) == (2, "found")
+    assert [data["settings"][name] for name in ("samples", "draws")] == [20, 2]
+    assert load_file(Path(data["run"]) / "triggers.safetensors")["pairs"].tolist() == [[0, 1], [-1, 2]]
+
+
+def test_grey_images_of_another_size_are_measured(trained: Path, result: Result) -> None:
+    images = open_images(SIGNS)
+    for row in range(24):
+        folder = Path("images", images.classes[int(images.labels[row])])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.pixels[row].permute(1, 2, 0).numpy()).convert("L").resize((20, 30)).save(folder / f"{row}.png")
+    line = ("measure", "--model", trained, "--data", "images", "--protocol", "screen", "--samples", 8, "--pairs", "0-1")
+    assert result(*line, "--force")["outcomes"][0][1] is not None
+
+
+def nan_weights(model: Path) -> list[object]:
+    weights = {n: t.fill_(float("nan")) if t.is_floating_point() else t for n, t in load_file(model).items()}
+    save_file(weights, "nan.safetensors")
+    Path("nan.json").write_text(model.with_suffix(".json").read_text())
+    return ["--model", "nan.safetensors", "--data", SIGNS]
+
+
+def wrong_class_count(model: Path) -> list[object]:
+    return ["--model", model, "--data", "signs:classes=4,size=16,per_class=40"]
+
+
+def file_in_the_way(model: Path) -> list[object]:
+    Path("run").write_text("")
+    return ["--model", model, "--data", SIGNS, "--out", "run"]
+
+
+def no_samples(model: Path) -> list[object]:
+    return ["--model", model, "--data", SIGNS, "--protocol", "neural-cleanse", "--samples", "0"]
+
+
+def no_draws(model: Path) -> list[object]:
+    return ["--model", model, "--data", SIGNS, "--draws", "0"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "told"),
+    [
+        (nan_weights, "NaN"),
+        (wrong_class_count, "4 classes"),
+        (file_in_the_way, "cannot write"),
+        (no_samples, "--samples must be at least 1"),
+        (no_draws, "--draws must be at least 1"),
+    ],
+)
+def test_bad_input_is_told_without_a_traceback(
+    trained: Path, command: Command, prepare: Callable[[Path], list[object]], told: str
+) -> None:
+    code, out, err = command("measure", *prepare(trained))
+    assert (code, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_the_command_in_the_report_is_the_one_that_was_given(measured: Path) -> None:
+    found = re.search(r"<pre>(.*?)</pre>", (measured / "report.html").read_text(), re.DOTALL)
+    assert found
+    program, *line = shlex.split(html.unescape(found[1]))
+    assert program == "orthogon"
+    parsed = parse(line)
+    assert isinstance(parsed, Measure)
+    settings = json.loads((measured / "settings.json").read_text())["settings"]
+    again = words_of(parsed.model, parsed.images) | {name: getattr(parsed, name) for name in settings if hasattr(parsed, name)}
+    again["model"] = parsed.model.model
+    assert again == settings
 
 
 def test_report_card_and_compare(measured: Path, command: Command, result: Result) -> None:

@@ -116,15 +116,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _run(words: list[str], screen: Screen) -> int:
+def parse(words: Sequence[str]) -> Command:
+    """The command that these words (those after "orthogon") ask for.
+
+    Raises:
+        SystemExit: after its help (0), or after a message about wrong words (2).
+        ValueError: there is no command of that name.
+    """
     kind = _command(words[0])
-    command = tyro.cli(
+    return tyro.cli(
         kind,
         prog=f"orthogon {words[0]}",
         description=inspect.getdoc(kind),
-        args=words[1:],
+        args=list(words[1:]),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+
+
+def _run(words: list[str], screen: Screen) -> int:
+    command = parse(words)
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; standard output is for the result alone
         result = command.run(screen)
     if command.json:

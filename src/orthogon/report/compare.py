@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orthogon import runs
-from orthogon.distance import improvement
+from orthogon.matrix import improvement
 from orthogon.report.heat import distance_map, ratio_map, value_span
 from orthogon.report.plots import before_after_plot
 from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run

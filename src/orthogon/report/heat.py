@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from orthogon.distance import DistanceMatrix
+from orthogon.matrix import DistanceMatrix
 from orthogon.report import colours
 from orthogon.report.reading import PairRow, failures, found_values, pair_name, pair_rows
 from orthogon.report.words import MARKS, decimals, number, percent, printable

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from orthogon import runs
-from orthogon.distance import DistanceMatrix
+from orthogon.matrix import DistanceMatrix
 from orthogon.report.words import Size, printable
 
 

@@ -9,7 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from orthogon.distance import DistanceMatrix
+from orthogon.matrix import DistanceMatrix
 from orthogon.report import colours
 from orthogon.report.compare import Comparison, common_rows
 from orthogon.report.heat import value_span

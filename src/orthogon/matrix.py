@@ -1,0 +1,102 @@
+"""The distance matrix of a model, as a value and as a record; improvement between two models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceMatrix:
+    """Distances of a model's class pairs: rows are victims, columns targets, NaN where there is no distance."""
+
+    values: Float[Tensor, "victims targets"]
+    asr: Float[Tensor, "victims targets"]
+    """Share of the samples that the pair's trigger turns, 0 to 1."""
+    spread: Float[Tensor, "victims targets"]
+    """Standard deviation of the size over the searches (or sample draws) of a pair."""
+    outcomes: tuple[tuple[str | None, ...], ...]
+    """As `inversion.Outcome`; None for a pair that was not measured."""
+    classes: tuple[str, ...]
+    unit: str
+    protocol: str
+    family: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else is known: settings, versions, hashes, seconds, accuracy, universal triggers."""
+
+    def mean(self) -> float:
+        """Mean over the pairs that have a distance; NaN where none has."""
+        return float(self.values[self.values.isfinite()].mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of distances.json; null stands for NaN."""
+        grids = {"values": self.values, "asr": self.asr, "spread": self.spread}
+        return {
+            "unit": self.unit,
+            "protocol": self.protocol,
+            "family": self.family,
+            "classes": list(self.classes),
+            **{name: [[plain(v) for v in row] for row in grid.tolist()] for name, grid in grids.items()},
+            "outcomes": [list(row) for row in self.outcomes],
+            **self.facts,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> DistanceMatrix:
+        """The matrix of a record; `asr`, `outcomes` and `spread` may be missing.
+
+        Raises:
+            KeyError, TypeError, ValueError: the record is not one of distances.
+        """
+        known = {"unit", "protocol", "family", "classes", "values", "asr", "spread", "outcomes"}
+        classes = tuple(str(name) for name in record["classes"])
+        values = _grid(record["values"], len(classes))
+        outcomes = record.get("outcomes") or [[None if math.isnan(v) else "found" for v in r] for r in values.tolist()]
+        if [len(row) for row in outcomes] != [len(classes)] * len(classes):
+            raise ValueError(f"outcomes must be {len(classes)} rows of {len(classes)}")
+        return cls(
+            values=values,
+            asr=_grid(record.get("asr"), len(classes)),
+            spread=_grid(record.get("spread"), len(classes)),
+            outcomes=tuple(tuple(row) for row in outcomes),
+            classes=classes,
+            unit=str(record["unit"]),
+            protocol=str(record["protocol"]),
+            family=str(record["family"]),
+            facts={key: value for key, value in record.items() if key not in known},
+        )
+
+
+def improvement(before: DistanceMatrix, after: DistanceMatrix) -> float:
+    """Average relative increase of the distance over the pairs that both matrices have (MOTH, Eq. 8); 1.0 is +100 %.
+
+    NaN where no pair has both, and a pair of distance 0 before is left out: it has no relative increase.
+
+    Raises:
+        ValueError: the matrices differ in unit, family or classes.
+    """
+    for name in ("unit", "family", "classes"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            raise ValueError(f"distances of different {name} cannot be compared: {old} and {new}")
+    growth = (after.values - before.values) / before.values
+    return float(growth[growth.isfinite()].mean())
+
+
+def plain(number: float) -> float | None:
+    """A number as JSON can hold it: None unless finite."""
+    return number if math.isfinite(number) else None
+
+
+def _grid(rows: Any, n: int) -> Float[Tensor, "n n"]:
+    if rows is None:
+        return torch.full((n, n), math.nan)
+    if [len(row) for row in rows] != [n] * n:
+        raise ValueError(f"a matrix of {n} classes needs {n} rows of {n}, got {[len(row) for row in rows]}")
+    return torch.tensor([[math.nan if v is None else float(v) for v in row] for row in rows])
