@@ -33,7 +33,7 @@ contracts: $(READY)  ## direction of imports
 	@$(BIN)/lint-imports
 
 docs: $(READY)  ## documentation in site/, warnings are errors
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment, caches and built files; runs/ stays
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

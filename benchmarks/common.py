@@ -22,9 +22,8 @@ from orthogon import runs
 from orthogon.classifier import Classifier
 from orthogon.cli.subject import generator, open_subject, pick_device
 from orthogon.cli.words import ImageWords, ModelWords
-from orthogon.distance import choose_pairs
 from orthogon.images import LabelledImages
-from orthogon.inversion import Pair
+from orthogon.pairs import Pair, choose_pairs
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -135,7 +134,7 @@ class Record:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; numbers with three significant digits or more."""
+    """Print a table; numbers with four significant digits or more."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(_worded(value) for value in row))
@@ -201,4 +200,4 @@ def _plain(value: Any) -> Any:
 def _worded(value: Any) -> str:
     if not isinstance(value, float):
         return "-" if value is None else str(value)
-    return "-" if not math.isfinite(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "-" if not math.isfinite(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -78,7 +78,7 @@ def _plain_and_packed(images: Tensor, weight: Tensor, stride: Any, padding: Any,
     if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
         mkldnn, numbers = torch.ops.mkldnn, (list(padding), list(stride), list(dilation), groups)
         try:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(weight.to_mkldnn(), *numbers, list(images.shape))
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *numbers, list(images.shape))
             run = lambda: mkldnn._convolution_pointwise(images, packed, None, *numbers, "none", [], "")  # noqa: E731
             run()
             ways.append(run)

@@ -20,10 +20,12 @@ from torch.profiler import ProfilerActivity, profile
 from common import Record, add_subject, balanced, clock, device_of, pairs_of, parser, show, subject
 from limit import convolution_limit
 from orthogon.classifier import Classifier
+from orthogon.engine import Engine
 from orthogon.frozen import Speed
 from orthogon.images import LabelledImages
-from orthogon.inversion import Engine, Pair, Request, Stage, invert
-from orthogon.protocols import PROTOCOLS
+from orthogon.inversion import Request, invert
+from orthogon.pairs import Pair
+from orthogon.protocols import PROTOCOLS, Stage
 from orthogon.triggers import Patch
 from yardstick import Search, YardstickSettings
 

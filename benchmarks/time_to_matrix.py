@@ -20,7 +20,7 @@ from orthogon.classifier import Classifier
 from orthogon.distance import measure
 from orthogon.frozen import Speed
 from orthogon.images import LabelledImages
-from orthogon.inversion import Pair
+from orthogon.pairs import Pair
 from orthogon.protocols import PROTOCOLS
 from yardstick import Curve, Found, YardstickSettings, search_pair
 

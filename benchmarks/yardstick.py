@@ -115,7 +115,7 @@ class Search:
         """Share of all samples that the finished trigger turns, in float32."""
         with torch.no_grad():
             stamped = (1 - epoch.mask) * self.images + epoch.mask * epoch.pattern
-            return (self.classifier(stamped).argmax(1) == self.labels).float().mean().item()
+            return (self.classifier(stamped).argmax(1) == self.labels).sum().item() / len(self.labels)
 
     def _steer(self, epoch: Epoch) -> None:
         settings, enough = self.settings, epoch.running >= self.settings.asr
@@ -213,7 +213,7 @@ def search_pair(classifier: Classifier, images: Tensor, target: int, settings: Y
             asr = search.success(epoch) if accepted or hopeful else 0.0
             if accepted:
                 own.add(seconds, number, epoch, asr)
-            if epoch.size < honest.size and asr >= settings.asr - 1e-6:
+            if epoch.size < honest.size and asr >= settings.asr:
                 honest.add(seconds, number, epoch, asr)
     classifier.zero_grad(set_to_none=True)
     return Found(own, honest, seconds, number * len(images))

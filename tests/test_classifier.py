@@ -17,9 +17,7 @@ def _classifier(normalization: Normalization | None = None, channels: int = 3) -
 
 def test_images_are_normalised_inside() -> None:
     images = torch.rand(5, 3, 2, 2)
-    expected = torch.stack(
-        [(images[:, 0] - 0.5) / 0.2, (images[:, 1] - 0.4) / 0.25, (images[:, 2] - 0.3) / 0.5], 1
-    ).flatten(1)
+    expected = torch.stack([(images[:, 0] - 0.5) / 0.2, (images[:, 1] - 0.4) / 0.25, (images[:, 2] - 0.3) / 0.5], 1).flatten(1)
     torch.testing.assert_close(_classifier(COLOURS)(images), expected)
 
 
@@ -64,8 +62,6 @@ def test_a_normalisation_for_other_channels_is_refused() -> None:
     ("mean", "std", "message"),
     [((0.5, 0.5), (0.2,), "2 means but 1"), ((0.5,), (0.0,), "above 0"), ((0.5,), (float("nan"),), "above 0")],
 )
-def test_a_normalisation_that_cannot_be_is_refused(
-    mean: tuple[float, ...], std: tuple[float, ...], message: str
-) -> None:
+def test_a_normalisation_that_cannot_be_is_refused(mean: tuple[float, ...], std: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Normalization(mean, std)

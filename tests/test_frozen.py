@@ -255,9 +255,7 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(
 
 
 @pytest.mark.parametrize(("chunk", "error"), [(8, torch.OutOfMemoryError("full")), (32, RuntimeError("another"))])
-def test_what_smaller_chunks_cannot_mend_is_raised(
-    chunk: int, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_smaller_chunks_cannot_mend_is_raised(chunk: int, error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = FrozenCopy(_classifier("linear"), _loss, CPU, Speed(torch.float32, compile=False, chunk=chunk))
 
     def broken(*_: Tensor) -> tuple[Tensor, Tensor]:

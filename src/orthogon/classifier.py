@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from orthogon.images import LabelledImages
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -70,3 +72,19 @@ class Classifier(nn.Module):
         if self.normalization is not None:
             images = (images - self._mean) / self._std
         return self.network(images)
+
+
+def require_match(classifier: Classifier, images: LabelledImages) -> None:
+    """Raise ValueError where the images cannot be the classifier's: other classes in number, another shape, or none."""
+    if len(images) == 0:
+        raise ValueError(f"no images in {images.source}")
+    if len(images.classes) != len(classifier.classes):
+        raise ValueError(
+            f"the classifier has {len(classifier.classes)} classes, but {images.source} has {len(images.classes)}: "
+            f"{list(images.classes)}"
+        )
+    if images.image_shape != classifier.image_shape:
+        raise ValueError(
+            f"the classifier takes images (channels, height, width) of {classifier.image_shape}, "
+            f"but {images.source} has {images.image_shape}"
+        )

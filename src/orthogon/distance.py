@@ -7,18 +7,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from orthogon.classifier import Classifier
-from orthogon.engine import Engine, device_of
+from orthogon.classifier import Classifier, require_match
+from orthogon.engine import Engine
 from orthogon.frozen import Speed
 from orthogon.images import LabelledImages
 from orthogon.inversion import Request, invert
+from orthogon.machine import device_of, free_gib
 from orthogon.matrix import DistanceMatrix, plain
 from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
 from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol
@@ -87,7 +88,7 @@ def measure(
     protocol = _chosen(protocol, samples)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    _require_match(classifier, images)
+    require_match(classifier, images)
     family = family or Patch()
     wanted = list(pairs) if pairs is not None else choose_pairs("all", len(classifier.classes), torch.Generator())
     done = {pair: inversion for pair, inversion in (finished or {}).items() if pair in set(wanted)}
@@ -98,31 +99,29 @@ def measure(
         if on_finished is not None:
             on_finished(inversion)
 
+    def tell(first: int, size: int, share: float) -> None:
+        if on_progress is not None:
+            on_progress(Progress((first + share * size) / len(usable), len(done), len(wanted)))
+
     counts = images.counts()
-    waiting = [pair for pair in wanted if pair not in done]
-    for pair in waiting:
-        if _available(counts, pair) < protocol.samples:
+    for pair in wanted:
+        if pair not in done and _available(counts, pair) < protocol.samples:
             finish(Inversion(pair, Outcome.SAMPLES, math.nan, math.nan, {}))
-    waiting = [pair for pair in waiting if pair not in done]
-    if waiting:
+    usable = [pair for pair in wanted if _available(counts, pair) >= protocol.samples]
+    if any(pair not in done for pair in usable):
         classifier.to(device or device_of(classifier))
-        rows = _SampleRows(images, waiting, protocol.samples, draws, seed)
-        work = protocol.settings.image_steps * len(waiting) * draws
-        engine = Engine(classifier, rows.pixels, protocol.settings, speed or _speed(classifier, work))
+        rows = _SampleRows(images, usable, protocol.samples, draws, seed)
+        speed = speed or _speed(classifier, protocol.settings.image_steps * len(usable) * draws)
+        engine = Engine(classifier, rows.pixels, protocol.settings, speed, _clean(images, seed))
         group = _group(engine, protocol.settings, draws, memory)
-        for first in range(0, len(waiting), group):
-            batch = waiting[first : first + group]
-
-            def progressed(share: float, first: int = first, batch: Sequence[Pair] = batch) -> None:
-                if on_progress is not None:
-                    share = (first + share * len(batch)) / len(waiting)
-                    on_progress(Progress(share, len(done), len(wanted)))
-
+        for first in range(0, len(usable), group):
+            batch = [pair for pair in usable[first : first + group] if pair not in done]
             requests = [_request(rows, pair, draw, seed) for pair in batch for draw in range(draws)]
-            inversions = invert(engine, family, requests, progressed)
-            for i in range(0, len(inversions), draws):
-                finish(_merged(inversions[i : i + draws]))
-            progressed(1.0)
+            if requests:
+                inversions = invert(engine, family, requests, partial(tell, first, len(batch)))
+                for i in range(0, len(inversions), draws):
+                    finish(_merged(inversions[i : i + draws]))
+        tell(len(usable), 0, 1.0)
     facts = {"samples": protocol.samples, "draws": draws, "seed": seed, "seconds": time.monotonic() - started}
     inversions = [done[pair] for pair in wanted]
     return Measurement(_matrix(inversions, classifier.classes, protocol, family, facts), inversions)
@@ -168,6 +167,12 @@ def _samples(images: LabelledImages, pair: Pair, count: int, generator: torch.Ge
     return torch.stack(in_turn[:count])
 
 
+def _clean(images: LabelledImages, seed: int, count: int = 512) -> UInt8[Tensor, "n c h w"]:
+    """Images of any class, the same whichever pairs are measured."""
+    generator = torch.Generator().manual_seed(_hashed(seed, "clean"))
+    return images.pixels[torch.randperm(len(images), generator=generator)[:count]]
+
+
 def _available(counts: Sequence[int], pair: Pair) -> int:
     return sum(counts) - counts[pair.target] if pair.victim is None else counts[pair.victim]
 
@@ -180,13 +185,6 @@ def _chosen(protocol: str | Protocol, samples: int | None) -> Protocol:
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     return protocol if samples is None else replace(protocol, samples=samples)
-
-
-def _require_match(classifier: Classifier, images: LabelledImages) -> None:
-    if len(images.classes) != len(classifier.classes):
-        raise ValueError(f"the images have {len(images.classes)} classes, the model {len(classifier.classes)}")
-    if images.image_shape != classifier.image_shape:
-        raise ValueError(f"the images are {images.image_shape}, the model takes {classifier.image_shape}")
 
 
 def _speed(classifier: Classifier, image_steps: int) -> Speed:
@@ -203,7 +201,7 @@ def _group(engine: Engine, settings: InversionSettings, draws: int, memory: floa
     widest = max(stage.restarts for stage in settings.stages)
     busiest = max(stage.restarts * stage.batch for stage in settings.stages)
     each = draws * image * (12 * widest + 8 * busiest)
-    budget = (memory if memory is not None else _free_gib(engine.device) / 4) * 2**30
+    budget = (memory if memory is not None else free_gib(engine.device) / 4) * 2**30
     most = _PAIRS_AT_ONCE["cuda" if engine.device.type == "cuda" else "cpu"] // draws
     return max(1, min(most, int(budget / 2 / each)))
 
@@ -252,13 +250,3 @@ def _matrix(
 def _hashed(*parts: object) -> int:
     """A seed of its own for each use, from the user's one."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
-
-
-def _free_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2**30
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) / 2**20
-    except (OSError, KeyError):
-        return 8.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier
 from orthogon.frozen import FrozenCopy, Loss, Speed
+from orthogon.machine import device_of
 from orthogon.protocols import InversionSettings
 
 
@@ -21,6 +22,7 @@ class Engine:
         samples: rows of images (rows, count, c, h, w), one row per victim; moved to the classifier's device.
         settings: of the search.
         speed: of the frozen copy.
+        clean: images whose leads tell the scale of the logits; default: some of the samples.
     """
 
     def __init__(
@@ -29,13 +31,15 @@ class Engine:
         samples: UInt8[Tensor, "rows count c h w"],
         settings: InversionSettings,
         speed: Speed | None = None,
+        clean: UInt8[Tensor, "n c h w"] | None = None,
     ) -> None:
         self.judge = classifier.eval()
         self.device = device_of(classifier)
         self.samples = samples.to(self.device)
         self.settings = settings
-        clean = self.samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)[:512]
-        self.scale = _typical_lead(self._logits(clean.float() / 255))
+        if clean is None:
+            clean = samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)
+        self.scale = _typical_lead(self._logits(clean.to(self.device).float() / 255))
         self.copy = FrozenCopy(classifier, _loss(settings, self.scale), self.device, speed)
 
     @property
@@ -58,11 +62,6 @@ class Engine:
     def _logits(self, images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # which would judge with ten bits
             return torch.cat([self.judge(part).float() for part in images.split(64)])
-
-
-def device_of(classifier: Classifier) -> torch.device:
-    """Where a classifier's parameters are; the CPU if it has none."""
-    return next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
 
 
 def _loss(settings: InversionSettings, scale: float) -> Loss:

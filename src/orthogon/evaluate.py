@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from orthogon.classifier import Classifier
+from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages
-from orthogon.training import device_of, require_match
+from orthogon.machine import device_of
 
 PGD_BOUNDS = {"cifar10": 8 / 255, "svhn": 0.03, "gtsrb": 0.03, "lisa": 0.1}
 """The papers' L-infinity bounds by data set, for images in [0, 1] (MOTH, appendix X-A; DECK, appendix III-C)."""

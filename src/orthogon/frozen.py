@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from orthogon.classifier import Classifier
+from orthogon.machine import fast_precision, has_compiler
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +87,10 @@ class FrozenCopy:
 
     def _chunked(self, images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         count = len(images)
-        padding = -count % self.chunk if self.compiled else 0
-        images = images.to(self.precision, memory_format=_layout(self.device))
+        padding = -count % self.chunk  # so that an image's result does not depend on how many are beside it
         if padding:
             images, targets, weights = (_padded(t, padding) for t in (images, targets, weights))
+        images = images.to(self.precision).contiguous(memory_format=_layout(self.device))
         parts = zip(images.split(self.chunk), targets.split(self.chunk), weights.split(self.chunk), strict=True)
         logits, gradients = zip(*(self._step(*part) for part in parts), strict=True)
         return torch.cat(logits)[:count], torch.cat(gradients)[:count]
@@ -130,35 +129,6 @@ class FrozenCopy:
         if self.compiled:
             self._step = self._eager_step
             self._compile()
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can build code for the device on this machine."""
-    if device.type == "cpu":
-        return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
-    return device.type == "cuda"
-
-
-def fast_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where a convolution in it is at least a quarter faster than in float32 (timed, a few ms), else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-    seconds = {dtype: _convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return min(seconds, key=lambda d: seconds[d] * (1.25 if d is torch.bfloat16 else 1.0))
-
-
-def _convolution_seconds(dtype: torch.dtype, repeats: int = 5) -> float:
-    images = torch.ones(64, 32, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.ones(32, 32, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    best = float("inf")
-    with torch.no_grad():
-        for _ in range(repeats):
-            start = time.perf_counter()
-            nn.functional.conv2d(images, weight, padding=1)
-            best = min(best, time.perf_counter() - start)
-    return best
 
 
 class _ChannelAffine(nn.Module):

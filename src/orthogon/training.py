@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from orthogon import runs
-from orthogon.classifier import Classifier
+from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages, cutout, random_crop, random_flip
+from orthogon.machine import device_of, fast_precision
 from orthogon.recipe import TrainingSettings
 
 
@@ -103,35 +104,6 @@ def fit(
     state.network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     classifier.eval()
     return tuple(state.history)
-
-
-def require_match(classifier: Classifier, images: LabelledImages) -> None:
-    """Raise ValueError where the images cannot be the classifier's: other classes in number, another shape, or none."""
-    if len(images) == 0:
-        raise ValueError(f"no images in {images.source}")
-    if len(images.classes) != len(classifier.classes):
-        raise ValueError(
-            f"the classifier has {len(classifier.classes)} classes, but {images.source} has {len(images.classes)}: "
-            f"{list(images.classes)}"
-        )
-    if images.image_shape != classifier.image_shape:
-        raise ValueError(
-            f"the classifier takes images (channels, height, width) of {classifier.image_shape}, "
-            f"but {images.source} has {images.image_shape}"
-        )
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters (or buffers, where it has no parameters) are."""
-    return next((t.device for group in (module.parameters(), module.buffers()) for t in group), torch.device("cpu"))
-
-
-def fast_at_bfloat16(device: torch.device) -> bool:
-    """Whether the machine has instructions for bfloat16, which then halve the time of a step or better."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 cannot tell
-    return device.type == "cpu" and any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def learning_rate_share(progress: float, warm_up: float) -> float:
@@ -215,7 +187,7 @@ def augment(batch: Float[Tensor, "n c h w"], settings: TrainingSettings, generat
 
 def _step(classifier: Classifier, state: _State, batch: Tensor, labels: Tensor, settings: TrainingSettings) -> Float[Tensor, "2"]:
     """One update; returns the batch's summed loss and number of correct answers, still on the device."""
-    half = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_at_bfloat16(batch.device))
+    half = settings.precision == "bfloat16" or (settings.precision == "auto" and fast_precision(batch.device) is torch.bfloat16)
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
         logits = classifier(batch)

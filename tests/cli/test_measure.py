@@ -54,7 +54,7 @@ def test_the_files_of_a_run(measured: Path, trained: Path) -> None:
     for victim, target in ((0, 1), (2, 0)):
         assert record["outcomes"][victim][target] == "found"
         assert record["values"][victim][target] > 0
-        assert record["asr"][victim][target] >= 0.9
+        assert record["asr"][victim][target] >= 0.9 - 1e-6
     assert record["accuracy"] > 0.8
     assert record["settings"]["pairs"] == "0-1,2-0"
     assert record["settings"]["samples"] == 30
@@ -96,7 +96,7 @@ def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def pair_by_pair(model: Path) -> list[str]:
-    settings = ["--protocol", "screen", "--samples", "30", "--pairs", "0-1,1-2,2-0", "--memory", "0.0001"]
+    settings = ["--protocol", "screen", "--samples", "12", "--pairs", "0-1,1-2,2-0", "--memory", "0.0001"]
     return ["measure", "--model", str(model), "--data", SIGNS, *settings]
 
 
@@ -146,7 +146,7 @@ def test_a_model_near_chance_is_refused_without_force(guesser: Path, command: Co
     assert (code, out) == (3, "")
     assert "normalization" in err
     assert "--force" in err
-    code, _, err = command(*words(guesser, "--force"))
+    code, _, err = command(*words(guesser, "--force", "--pairs", "0-1", "--samples", 5))
     assert code == 0, err
 
 
@@ -172,11 +172,11 @@ def test_no_class_with_enough_samples(trained: Path, result: Result) -> None:
 
 
 def test_draws_of_samples_and_every_class_to_one(trained: Path, result: Result) -> None:
-    data = result(*words(trained, "--pairs", "0-1,*-2", "--samples", 20, "--draws", 2))
+    data = result(*words(trained, "--pairs", "0-1,*-2", "--samples", 8, "--draws", 2))
     assert data["spread"][0][1] > 0
     (universal,) = data["universal"]
     assert (universal["target"], universal["outcome"]) == (2, "found")
-    assert [data["settings"][name] for name in ("samples", "draws")] == [20, 2]
+    assert [data["settings"][name] for name in ("samples", "draws")] == [8, 2]
     assert load_file(Path(data["run"]) / "triggers.safetensors")["pairs"].tolist() == [[0, 1], [-1, 2]]
 
 

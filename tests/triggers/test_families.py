@@ -83,7 +83,7 @@ def test_any_real_numbers_stand_for_a_trigger(name: str) -> None:
         trigger = family.realise({key: value * scale for key, value in _free(family, 4).items()})
         stamped = family.stamp(trigger, _images(4, 2))
         assert stamped.isfinite().all()
-        assert 0 <= stamped.min()
+        assert stamped.min() >= 0
         assert stamped.max() <= 1 + 1e-6
         assert (family.size(trigger) >= 0).all()
 
@@ -157,6 +157,28 @@ def test_a_warm_search_can_leave_the_ends_of_the_range(name: str, end: float) ->
         torch.testing.assert_close(value, trigger[key], atol=2e-5, rtol=0)
         (gradient,) = torch.autograd.grad(value.sum(), free[key], retain_graph=True)
         assert (gradient > 0).all()
+
+
+@every_family
+def test_confined_parameters_stand_for_the_same_trigger_and_can_move(name: str) -> None:
+    family = _family(name)
+    free = {key: value * 1e3 for key, value in _free(family, 2).items()}
+    before = family.realise(free)
+    assert family.confine(free) is None
+    leaves = {key: value.requires_grad_() for key, value in free.items()}
+    for key, value in family.realise(leaves).items():
+        torch.testing.assert_close(value, before[key], atol=2e-5, rtol=0)
+        (gradient,) = torch.autograd.grad(value.sum(), leaves[key], retain_graph=True)
+        assert (gradient > 0).all()
+
+
+@every_family
+def test_what_lies_within_is_not_confined(name: str) -> None:
+    family = _family(name)
+    free = _free(family, 2)
+    before = {key: value.clone() for key, value in free.items()}
+    family.confine(free)
+    assert all(torch.equal(value, before[key]) for key, value in free.items())
 
 
 @every_family

@@ -41,9 +41,7 @@ def decode(encoded: Encoded, image_shape: tuple[int, int, int] | None) -> np.nda
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def decode_all(
-    items: Iterable[tuple[str, Encoded]], image_shape: tuple[int, int, int] | None
-) -> Iterator[tuple[str, Decoded]]:
+def decode_all(items: Iterable[tuple[str, Encoded]], image_shape: tuple[int, int, int] | None) -> Iterator[tuple[str, Decoded]]:
     """Decode (name, encoded) in order; a broken image yields its reason instead of pixels."""
     items = iter(items)
 

@@ -40,9 +40,7 @@ def _from_hub(name: str, split: str | None) -> tuple[Any, str]:
     return _loaded(repository, split, f"hf:{name}", config=config or None)
 
 
-def _loaded(
-    path: str, split: str | None, where: str, config: str | None = None, data_dir: str | None = None
-) -> tuple[Any, str]:
+def _loaded(path: str, split: str | None, where: str, config: str | None = None, data_dir: str | None = None) -> tuple[Any, str]:
     import datasets  # slow to import, and only needed here
 
     try:

@@ -111,9 +111,7 @@ def _first_shape(listing: Listing) -> tuple[int, ...]:
     return 3, 224, 224  # the first is broken; told when all are decoded
 
 
-def _stacked(
-    images: Iterator[tuple[str, Decoded]], count: int, wanted: Wanted
-) -> tuple[np.ndarray, Int64[Tensor, " k"]]:
+def _stacked(images: Iterator[tuple[str, Decoded]], count: int, wanted: Wanted) -> tuple[np.ndarray, Int64[Tensor, " k"]]:
     """All images as uint8 (k, c, h, w) with the positions of those that could be read; grey among RGB becomes RGB."""
     pixels: np.ndarray = np.empty(0, np.uint8)
     first, broken, kept = "", [], []

@@ -25,9 +25,7 @@ _CHUNK = 64  # images that share a random stream, always drawn whole: more image
 _SPLITS = ("train", "test")
 
 
-def signs(
-    classes: int = 10, size: int = 32, per_class: int = 100, seed: int = 0, split: str = "test"
-) -> LabelledImages:
+def signs(classes: int = 10, size: int = 32, per_class: int = 100, seed: int = 0, split: str = "test") -> LabelledImages:
     """`classes`·`per_class` pictures of signs, class by class in turn (image i shows class i mod `classes`).
 
     The same arguments give the same pixels (on one kind of machine and PyTorch), and image i stays the same when

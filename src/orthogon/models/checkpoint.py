@@ -80,9 +80,7 @@ def _refused(message: str) -> str | None:
     """What PyTorch's restricted unpickler would not load; None if the pickle is just broken."""
     if "Only persistent_load of storage" in message:
         return "the source code of a class (a whole network, saved by PyTorch before 1.6)"
-    found = re.search(
-        r"GLOBAL (\S+)|function (.+)|types allowlisted .*got (.+)|classes allowlisted .*got (.+)", message
-    )
+    found = re.search(r"GLOBAL (\S+)|function (.+)|types allowlisted .*got (.+)|classes allowlisted .*got (.+)", message)
     return next(name for name in found.groups() if name) if found else None
 
 

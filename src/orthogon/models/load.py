@@ -57,13 +57,9 @@ def load_classifier(
         content = dict(content.state_dict())
     name = None if isinstance(content, nn.Module) else _architecture(arch, card, model)
     library = _library(name)
-    shape = (
-        image_shape or card.image_shape or (library.image_shape if library else architectures.default_shape(name or ""))
-    )
+    shape = image_shape or card.image_shape or (library.image_shape if library else architectures.default_shape(name or ""))
     if shape is None:
-        raise ValueError(
-            f"{model}: give the image shape (channels, height, width), neither card nor architecture tells it"
-        )
+        raise ValueError(f"{model}: give the image shape (channels, height, width), neither card nor architecture tells it")
     names = classes or card.classes
     network = _network(content, model, name, len(names) if names else None, shape)
     inside = _normalization(normalization, card, library)
@@ -90,9 +86,7 @@ def _architecture(arch: str | None, card: Card, model: str) -> str:
         return arch
     known = f"{', '.join(architectures.ARCHITECTURES)}, timm:NAME, torchvision:NAME, path/file.py:function"
     if card.architecture is None:
-        raise ValueError(
-            f"{model} holds weights alone and no card names their architecture; give --arch, one of {known}"
-        )
+        raise ValueError(f"{model} holds weights alone and no card names their architecture; give --arch, one of {known}")
     if not architectures.is_name(card.architecture):
         raise ValueError(
             f"{model}: its card describes the architecture as {card.architecture!r}, which is not a name that is taken "
@@ -109,9 +103,7 @@ def _library(arch: str | None) -> Preprocessing | None:
     return None
 
 
-def _network(
-    content: Weights | nn.Module, model: str, arch: str | None, classes: int | None, shape: Shape
-) -> nn.Module:
+def _network(content: Weights | nn.Module, model: str, arch: str | None, classes: int | None, shape: Shape) -> nn.Module:
     """The checkpoint's network, filled and checked, in evaluation mode and float32."""
     if isinstance(content, nn.Module) or arch is None:
         assert isinstance(content, nn.Module)  # an architecture is asked for wherever there are weights alone
