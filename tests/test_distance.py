@@ -56,7 +56,7 @@ def _images(counts: Sequence[int] = (12, 12, 12, 12)) -> LabelledImages:
 
 def _measured(images: LabelledImages | None = None, **options: Any) -> Measurement:
     options = {"protocol": TINY, "speed": EXACT} | options
-    return measure(_classifier(), images or _images(), **options)
+    return measure(_classifier(), _images() if images is None else images, **options)
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +276,9 @@ def _other_shape() -> LabelledImages:
     ("options", "message"),
     [
         ({"protocol": "slow"}, "protocol 'slow' is not one of fast, paper, screen"),
-        ({"images": _images((12, 12))}, "the images have 2 classes, the model 4"),
-        ({"images": _other_shape()}, r"\(3, 7, 8\), the model takes \(3, 8, 8\)"),
+        ({"images": _images((12, 12))}, "the classifier has 4 classes, but made up has 2"),
+        ({"images": _other_shape()}, r"of \(3, 8, 8\), but made up has \(3, 7, 8\)"),
+        ({"images": _images((0, 0, 0, 0))}, "no images in made up"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"pairs": [Pair(0, 4)]}, "0 to 3"),
