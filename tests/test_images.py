@@ -156,11 +156,7 @@ def test_a_crop_is_a_window_of_the_padded_image(padding: int, mode, seed: int) -
     kind = "reflect" if mode == "reflect" else "constant"
     padded = torch.nn.functional.pad(images, (padding,) * 4, mode=kind)
     for image, crop in zip(padded, random_crop(images, seeded(seed), padding, mode), strict=True):
-        windows = [
-            image[:, top : top + 6, left : left + 7]
-            for top in range(2 * padding + 1)
-            for left in range(2 * padding + 1)
-        ]
+        windows = [image[:, top : top + 6, left : left + 7] for top in range(2 * padding + 1) for left in range(2 * padding + 1)]
         assert any(torch.equal(crop, window) for window in windows)
 
 

@@ -21,7 +21,7 @@ from orthogon.images import LabelledImages
 from orthogon.inversion import Request, invert
 from orthogon.machine import device_of, free_gib
 from orthogon.matrix import DistanceMatrix, plain
-from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
+from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs, require_pair
 from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol
 from orthogon.triggers import Patch, TriggerFamily
 
@@ -91,6 +91,8 @@ def measure(
     require_match(classifier, images)
     family = family or Patch()
     wanted = list(pairs) if pairs is not None else choose_pairs("all", len(classifier.classes), torch.Generator())
+    for pair in wanted:
+        require_pair(pair, len(classifier.classes), str(pair))
     done = {pair: inversion for pair, inversion in (finished or {}).items() if pair in set(wanted)}
     started = time.monotonic()
 

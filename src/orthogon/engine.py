@@ -56,8 +56,9 @@ class Engine:
         return leads_of(self.copy.logits(images), targets) / self.scale
 
     def success(self, images: Float[Tensor, "n c h w"], target: int) -> float:
-        """Share of images that the original model, in float32, takes for the target."""
-        return float((self._logits(images).argmax(1) == target).float().mean())
+        """Share of images that the original model, in float32, takes for the target; NaN where it is not finite."""
+        logits = self._logits(images)
+        return float((logits.argmax(1) == target).float().mean()) if bool(logits.isfinite().all()) else math.nan
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # which would judge with ten bits

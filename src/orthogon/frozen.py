@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch._inductor.config as inductor
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 Loss = Callable[[Float[Tensor, "n classes"], Int64[Tensor, " n"]], Float[Tensor, " n"]]
 """Logits and target classes in, one loss per image out."""
 
+_Result = TypeVar("_Result")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -71,19 +73,23 @@ class FrozenCopy:
         self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"], weights: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n c h w"]]:
         """Logits of images in [0, 1], and the gradient of the weighted sum of losses with respect to the images."""
-        while True:
-            try:
-                return self._chunked(images, targets, weights)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or self.chunk <= 8:
-                    raise
-                self._halve()
+        return self._within_memory(lambda: self._chunked(images, targets, weights))
 
     def logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits of images in [0, 1], without gradients."""
+        images = images.to(self.precision).contiguous(memory_format=_layout(self.device))
         with torch.no_grad():
-            parts = images.to(self.precision, memory_format=_layout(self.device)).split(self.chunk)
-            return torch.cat([self._network(part).float() for part in parts])
+            return self._within_memory(lambda: torch.cat([self._network(part).float() for part in images.split(self.chunk)]))
+
+    def _within_memory(self, work: Callable[[], _Result]) -> _Result:
+        """The result of some work in chunks, which are halved as often as memory runs out."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not _out_of_memory(error) or self.chunk <= 8:
+                    raise
+            self._halve()
 
     def _chunked(self, images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         count = len(images)
@@ -148,7 +154,8 @@ class _ChannelAffine(nn.Module):
 
 def _simplified(classifier: Classifier) -> nn.Module:
     """A copy without weight gradients, its BatchNorms folded into the convolution before, or reduced to an affine map."""
-    twin = copy.deepcopy(classifier).eval().float().requires_grad_(False)
+    with torch.no_grad():  # else the weights of a copied ScriptModule are no leaves
+        twin = copy.deepcopy(classifier).eval().float().requires_grad_(False)
     if not isinstance(twin.network, torch.jit.ScriptModule):
         twin.network = _folded(twin.network)
         _replace_norms(twin)
@@ -162,9 +169,12 @@ def _folded(network: nn.Module) -> nn.Module:
     except Exception:  # networks with branches on values cannot be traced: their norms become affine maps instead
         return network
     modules: dict[str, nn.Module] = dict(traced.named_modules())
+    calls = Counter(node.target for node in traced.graph.nodes)
     for node in traced.graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        if calls[source.target] > 1:  # a convolution that is called in two places cannot hold two foldings
             continue
         norm, conv = modules[str(node.target)], modules[str(source.target)]
         if type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats:

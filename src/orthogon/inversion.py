@@ -106,6 +106,18 @@ class _Search:
         self.streak = torch.zeros(tasks, device=device)
         self.score = torch.zeros(tasks, device=device)
         self.stale = torch.zeros(tasks, device=device)
+        self._confirm(starts)
+
+    def _confirm(self, starts: int) -> None:
+        """A given trigger that works is what its search has to better."""
+        for i, request in enumerate(self.requests):
+            if request.start is None:
+                continue
+            n, one = i * starts, {name: value[i * starts : i * starts + 1] for name, value in self.best.items()}
+            stamped = self.family.stamp(one, self.engine.row(request.row)[None])[0]
+            rate = self.engine.success(stamped, request.pair.target)
+            if rate >= self.settings.asr - _EXACT:
+                self.best_size[n], self.best_rate[n] = self.family.size(one)[0], rate
 
     @property
     def done(self) -> bool:
@@ -299,7 +311,7 @@ class _Search:
         stamped = self.family.stamp({k: v[None] for k, v in failed.trigger.items()}, images[None])[0]
         finite = bool(stamped.isfinite().all())
         rate = self.engine.success(stamped, pair.target) if finite else math.nan
-        outcome = Outcome.ASR if finite else Outcome.NOT_FINITE
+        outcome = Outcome.ASR if math.isfinite(rate) else Outcome.NOT_FINITE
         return Inversion(pair, outcome, math.nan, rate, _on_cpu(failed.trigger), (), failed.steps)
 
 

@@ -39,7 +39,7 @@ class Inversion:
     asr: float
     """Share of the pair's samples that the trigger turns into the target, 0 to 1; NaN where nothing was tried."""
     trigger: Trigger
-    """The trigger's tensors, without a leading dimension; the best attempt where none was found, empty where none was made."""
+    """The trigger's tensors, without a leading dimension; where none was found, how far the first search got; empty where none was made."""
     restarts: tuple[float, ...] = ()
     """Sizes that the searches kept to the end have found, each on its own."""
     steps: int = 0
@@ -83,11 +83,16 @@ def _pair(text: str, classes: int) -> Pair:
         raise ValueError(f"--pairs: {text!r} is not a pair; write victim-target, as in 0-1, or *-1 for every victim")
     b = _number(target, text)
     a = None if victim == "*" else _number(victim, text)
-    if not 0 <= b < classes or (a is not None and not 0 <= a < classes):
-        raise ValueError(f"--pairs: {text!r} names a class outside 0 to {classes - 1}")
-    if a == b:
-        raise ValueError(f"--pairs: {text!r} has the same victim and target")
-    return Pair(a, b)
+    return require_pair(Pair(a, b), classes, f"--pairs: {text!r}")
+
+
+def require_pair(pair: Pair, classes: int, where: str) -> Pair:
+    """The pair, if it is one of two of so many classes; else a ValueError that begins with `where`."""
+    if not all(c is None or 0 <= c < classes for c in (pair.victim, pair.target)):
+        raise ValueError(f"{where} names a class outside 0 to {classes - 1}")
+    if pair.victim == pair.target:
+        raise ValueError(f"{where} has the same victim and target")
+    return pair
 
 
 def _number(text: str, where: str) -> int:

@@ -22,12 +22,14 @@ from orthogon.cli import parse
 from orthogon.cli.measure import Measure
 from orthogon.cli.words import words_of
 from orthogon.data import open_images
+from orthogon.protocols import PROTOCOLS
 
 from .conftest import SIGNS
+from .quick import QUICK
 
 Command = Callable[..., tuple[int, str, str]]
 Result = Callable[..., dict[str, Any]]
-PROGRAM = "import sys; from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = [sys.executable, str(Path(__file__).with_name("quick.py"))]
 
 
 def words(model: Path, *more: object) -> tuple[object, ...]:
@@ -85,45 +87,50 @@ def test_other_pairs_are_another_run(measured: Path, trained: Path, command: Com
     assert 'pairs: "0-1,2-0" -> "1-0"' in err
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `screen` short where only the way through matters, not what is found."""
+    monkeypatch.setitem(PROTOCOLS, "screen", QUICK)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run finds that nothing interrupts; little memory makes it search pair by pair."""
-    from orthogon.cli import main
-
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert main([*pair_by_pair(trained), "--out", str(folder)]) == 0
+    subprocess.run([*PROGRAM, *pair_by_pair(trained), "--out", str(folder)], check=True)
     return json.loads((folder / "distances.json").read_text())
 
 
 def pair_by_pair(model: Path) -> list[str]:
-    settings = ["--protocol", "screen", "--samples", "12", "--pairs", "0-1,1-2,2-0", "--memory", "0.0001"]
+    settings = ["--protocol", "screen", "--samples", "12", "--pairs", "2-0,0-1", "--memory", "0.0001"]
     return ["measure", "--model", str(model), "--data", SIGNS, *settings]
 
 
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(
-    trained: Path, uninterrupted: dict[str, Any], result: Result, blow: signal.Signals, code: int
+    trained: Path, uninterrupted: dict[str, Any], result: Result, quick: None, blow: signal.Signals, code: int
 ) -> None:
     line = [*pair_by_pair(trained), "--out", "run"]
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*PROGRAM, *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not list(Path("run").glob("pairs/*.safetensors")):
         time.sleep(0.01)
     process.send_signal(blow)
     _, told = process.communicate()
     assert process.returncode == code, told.decode()
     kept = {path: path.stat().st_mtime_ns for path in Path("run/pairs").glob("*.safetensors")}
-    assert 0 < len(kept) < 3
+    assert len(kept) == 1
     data = result(*line)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # no finished pair was measured again
     assert [e["kind"] for e in runs.read_events(Path("run"))].count("resumed") == 1
+    assert data["outcomes"][2][0] == "found"
     for key in ("values", "asr", "outcomes", "spread"):
         assert data[key] == uninterrupted[key]
 
 
-def test_json_stands_alone_on_the_real_standard_output(measured: Path, trained: Path) -> None:
-    line = [str(word) for word in words(trained, "--out", measured, "--json")]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *line], capture_output=True, check=True)
-    assert json.loads(done.stdout)["report"] == str(measured / "report.html")
+def test_json_stands_alone_on_the_real_standard_output(trained: Path, tmp_path: Path) -> None:
+    line = [str(word) for word in words(trained, "--pairs", "2-0", "--out", tmp_path / "run", "--json")]
+    done = subprocess.run([*PROGRAM, *line], capture_output=True, check=True)
+    assert json.loads(done.stdout)["report"] == str(tmp_path / "run" / "report.html")
 
 
 @pytest.fixture
@@ -141,7 +148,7 @@ def guesser(trained: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_model_near_chance_is_refused_without_force(guesser: Path, command: Command) -> None:
+def test_a_model_near_chance_is_refused_without_force(guesser: Path, command: Command, quick: None) -> None:
     code, out, err = command(*words(guesser))
     assert (code, out) == (3, "")
     assert "normalization" in err
@@ -158,11 +165,11 @@ def test_bad_pairs(trained: Path, command: Command, pairs: str) -> None:
     assert not Path("runs").exists()
 
 
-def test_a_class_with_too_few_samples_is_an_outcome_and_the_others_go_on(trained: Path, result: Result) -> None:
+def test_a_class_with_too_few_samples_is_an_outcome_and_the_others_go_on(trained: Path, result: Result, quick: None) -> None:
     data = result(*words(trained, "--samples", 35, "--subset", "first:104"))  # signs come in turn: 35, 35 and 34
     assert data["outcomes"][2][0] == "too few samples"
     assert data["values"][2][0] is None
-    assert data["outcomes"][0][1] == "found"
+    assert data["outcomes"][0][1] in ("found", "asr not reached")
 
 
 def test_no_class_with_enough_samples(trained: Path, result: Result) -> None:
@@ -171,16 +178,17 @@ def test_no_class_with_enough_samples(trained: Path, result: Result) -> None:
     assert "no distance" in Path(data["report"]).read_text()
 
 
-def test_draws_of_samples_and_every_class_to_one(trained: Path, result: Result) -> None:
-    data = result(*words(trained, "--pairs", "0-1,*-2", "--samples", 8, "--draws", 2))
-    assert data["spread"][0][1] > 0
+def test_draws_of_samples_and_every_class_to_one(trained: Path, result: Result, quick: None) -> None:
+    data = result(*words(trained, "--pairs", "2-0,*-0", "--samples", 8, "--draws", 2))
+    assert data["spread"][2][0] > 0
     (universal,) = data["universal"]
-    assert (universal["target"], universal["outcome"]) == (2, "found")
+    assert (universal["target"], universal["outcome"]) == (0, "found")
+    assert "over the draws of samples" in Path(data["report"]).read_text()
     assert [data["settings"][name] for name in ("samples", "draws")] == [8, 2]
-    assert load_file(Path(data["run"]) / "triggers.safetensors")["pairs"].tolist() == [[0, 1], [-1, 2]]
+    assert load_file(Path(data["run"]) / "triggers.safetensors")["pairs"].tolist() == [[2, 0], [-1, 0]]
 
 
-def test_grey_images_of_another_size_are_measured(trained: Path, result: Result) -> None:
+def test_grey_images_of_another_size_are_measured(trained: Path, result: Result, quick: None) -> None:
     images = open_images(SIGNS)
     for row in range(24):
         folder = Path("images", images.classes[int(images.labels[row])])

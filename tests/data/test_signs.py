@@ -39,8 +39,7 @@ def test_the_seed_decides_and_more_images_change_nothing() -> None:
 def test_a_linear_look_at_colour_and_shape_beats_chance_clearly() -> None:
     """The classes can be seen: nearest mean of small pictures, far above one in ten, and far from all right."""
     small = [
-        torch.nn.functional.avg_pool2d(signs(10, 16, n, split=s).floats(), 2).flatten(1)
-        for n, s in ((40, "train"), (20, "test"))
+        torch.nn.functional.avg_pool2d(signs(10, 16, n, split=s).floats(), 2).flatten(1) for n, s in ((40, "train"), (20, "test"))
     ]
     train, test = (part - part.mean(1, keepdim=True) for part in small)
     means = torch.stack([train[c::10].mean(0) for c in range(10)])

@@ -168,9 +168,7 @@ def test_gtsrb_as_torchvision_keeps_it(tmp_path: Path) -> None:
     # torchvision numbers the class folders it finds; the full set has all 43
     for c in set(range(43)) - {0, 14, 42}:
         (tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{c:05d}").mkdir()
-        Image.new("RGB", (20, 25), (c, 0, 0)).save(
-            tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{c:05d}" / "00000_00000.ppm"
-        )
+        Image.new("RGB", (20, 25), (c, 0, 0)).save(tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{c:05d}" / "00000_00000.ppm")
     images = open_images(f"torchvision:gtsrb@{tmp_path}", split="train", image_shape=(3, 32, 32))
     assert len(images.classes) == 43
     assert values(images) == images.labels.tolist() == list(range(43))
@@ -243,9 +241,7 @@ def test_real_cifar10(shared: Path) -> None:
     assert images.classes[:4] == ("airplane", "automobile", "bird", "cat")
     assert images.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert images.counts() == [1000] * 10
-    named = open_images(
-        str(shared / "data" / "cifar10"), split="train", limit=3, classes=[f"name{i}" for i in range(10)]
-    )
+    named = open_images(str(shared / "data" / "cifar10"), split="train", limit=3, classes=[f"name{i}" for i in range(10)])
     assert named.classes[2] == "name2"
     assert named.counts() == [3] * 10
 

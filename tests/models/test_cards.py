@@ -183,7 +183,5 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, library: Any, maker: str, m
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(library, maker, offline)
-    with pytest.raises(
-        DownloadError, match=f"weights of {model}: Name or service not known.*local checkpoint.*architecture"
-    ):
+    with pytest.raises(DownloadError, match=f"weights of {model}: Name or service not known.*local checkpoint.*architecture"):
         load_classifier(model)

@@ -61,9 +61,7 @@ def _with_hook(hook: Any) -> nn.Module:
 )
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("arch", [None, "resnet20"])
-def test_code_in_a_pickle_never_runs(
-    tmp_path: Path, make: Callable[[Any], Any], zipped: bool, arch: str | None
-) -> None:
+def test_code_in_a_pickle_never_runs(tmp_path: Path, make: Callable[[Any], Any], zipped: bool, arch: str | None) -> None:
     created = tmp_path / "created"
     path = tmp_path / "net.pt"
     torch.save(make(Creates(created)), path, _use_new_zipfile_serialization=zipped)

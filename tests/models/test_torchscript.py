@@ -51,9 +51,7 @@ def test_torchscript_loads(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("network", "word"), [(MapsFile, "from_file"), (SavesOnLoading, "save")])
-def test_files_are_not_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: type[nn.Module], word: str
-) -> None:
+def test_files_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: type[nn.Module], word: str) -> None:
     monkeypatch.chdir(tmp_path)
     torch.jit.script(network()).save("net.pt")
     with pytest.raises(CheckpointError, match=f"refused: its TorchScript uses .*{word}"):

@@ -102,7 +102,7 @@ def _content(run: MeasuredRun) -> dict[str, Any]:
         "pair_count": len(rows),
         "plot": distance_plot(found, partial(pair_name, matrix)) if found else None,
         "found_count": len(found),
-        "spread_words": _spread_words(found, places),
+        "spread_words": _spread_words(found, places, run.record.get("draws", 1)),
         "classes": classes,
         "longest": max((v for c in classes for v in (c.as_target, c.as_victim) if v > 0), default=1.0),
         "has_universal": any(c.universal for c in classes),
@@ -152,13 +152,14 @@ def _drawn(pictures: TriggerPictures, victim: str, target: str) -> tuple[Picture
     return clean, stamped, mask, difference
 
 
-def _spread_words(found: Sequence[PairRow], places: int) -> str:
+def _spread_words(found: Sequence[PairRow], places: int, draws: int) -> str:
     known = [row.spread for row in found if math.isfinite(row.spread)]
     if not known:
         return "This run kept no spread over restarts."
+    over, dot = ("restarts", "best restart") if draws == 1 else ("draws of samples", "mean over the draws")
     return (
-        "The bars reach one standard deviation over the restarts of a pair to each side, "
-        f"{number(sum(known) / len(known), places)} on average; the dot is the best restart, which is the distance."
+        f"The bars reach one standard deviation over the {over} of a pair to each side, "
+        f"{number(sum(known) / len(known), places)} on average; the dot is the {dot}, which is the distance."
     )
 
 

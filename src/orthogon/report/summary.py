@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def figures(run: MeasuredRun) -> list[tuple[str, str, str]]:
     values = [row.value for row in rows if row.found]
     places = decimals(values)
     mean, least = (run.matrix.mean(), values[0]) if values else (math.nan, math.nan)
-    median = values[len(values) // 2] if values else 0.0
+    median = statistics.median(values) if values else 0.0
     below = f"{percent(least / median)} of the median" if median > 0 else ""
     shown = [
         ("Mean distance", number(mean, places), run.size.patch(mean)),
