@@ -39,7 +39,7 @@ class Inversion:
     asr: float
     """Share of the pair's samples that the trigger turns into the target, 0 to 1; NaN where nothing was tried."""
     trigger: Trigger
-    """The trigger's tensors, without a leading dimension; where none was found, how far the first search got; empty where none was made."""
+    """Its tensors, without a leading dimension; where none was found, how far the first search got; empty if untried."""
     restarts: tuple[float, ...] = ()
     """Sizes that the searches kept to the end have found, each on its own."""
     steps: int = 0
