@@ -13,9 +13,9 @@ from orthogon.cli.measure import Measure
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Fresh, ImageWords, Json, ModelWords, Seed
 
-SIGNS = "signs:classes=6,size=20"
-"""The smallest problem whose report is still worth reading: 30 pairs."""
-EPOCHS = 10
+SIGNS = "signs:classes=8,size=24"
+"""The smallest problem whose report is still worth reading: 56 pairs."""
+EPOCHS = 8
 """Enough for 95 % of unseen signs."""
 
 
