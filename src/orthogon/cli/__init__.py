@@ -21,7 +21,7 @@ It finds the smallest patch that turns one class into another, for every pair of
 planted or natural: know it before somebody uses it.
 
 First steps
-  orthogon demo                      see it all on built-in data, in two or three minutes
+  orthogon demo                      see it all on built-in data, in about a minute
   orthogon measure --model net.safetensors --arch resnet20 --data images/
                                      your own model; images/ has a folder of pictures per class
 
