@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from orthogon.classifier import Classifier, require_match
 from orthogon.engine import Engine
 from orthogon.frozen import Speed
-from orthogon.images import LabelledImages
+from orthogon.images import LabelledImages, shuffled
 from orthogon.inversion import Request, invert
 from orthogon.machine import device_of, free_gib
 from orthogon.matrix import DistanceMatrix, plain
@@ -34,7 +35,6 @@ class Progress:
     """Share of the work, 0 to 1."""
     pairs_done: int
     pairs: int
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +86,13 @@ def measure(
         ValueError: an unknown protocol, or images of another shape or with other classes than the classifier's.
     """
     protocol = _chosen(protocol, samples)
+    if memory is not None and not 0 < memory < math.inf:
+        raise ValueError(f"memory must be above 0 GiB, got {memory}")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     require_match(classifier, images)
     family = family or Patch()
-    wanted = list(pairs) if pairs is not None else choose_pairs("all", len(classifier.classes), torch.Generator())
+    wanted = list(dict.fromkeys(pairs)) if pairs is not None else choose_pairs("all", len(classifier.classes), torch.Generator())
     for pair in wanted:
         require_pair(pair, len(classifier.classes), str(pair))
     done = {pair: inversion for pair, inversion in (finished or {}).items() if pair in set(wanted)}
@@ -112,14 +114,17 @@ def measure(
     usable = [pair for pair in wanted if _available(counts, pair) >= protocol.samples]
     if any(pair not in done for pair in usable):
         classifier.to(device or device_of(classifier))
-        rows = _SampleRows(images, usable, protocol.samples, draws, seed)
+        drawn = _Samples(images, protocol.samples, draws, seed)
         speed = speed or _speed(classifier, protocol.settings.image_steps * len(usable) * draws)
-        engine = Engine(classifier, rows.pixels, protocol.settings, speed, _clean(images, seed))
+        pixels, _ = drawn.rows(usable[:1])
+        engine = Engine(classifier, pixels, protocol.settings, speed, _clean(images, seed))
         group = _group(engine, protocol.settings, draws, memory)
         for first in range(0, len(usable), group):
             batch = [pair for pair in usable[first : first + group] if pair not in done]
-            requests = [_request(rows, pair, draw, seed) for pair in batch for draw in range(draws)]
-            if requests:
+            if batch:
+                pixels, rows = drawn.rows(batch)
+                engine.samples = pixels.to(engine.device)
+                requests = [_request(pair, row, d, seed) for pair, row in zip(batch, rows, strict=True) for d in range(draws)]
                 inversions = invert(engine, family, requests, partial(tell, first, len(batch)))
                 for i in range(0, len(inversions), draws):
                     finish(_merged(inversions[i : i + draws]))
@@ -135,38 +140,39 @@ _PAIRS_AT_ONCE = {"cpu": 16, "cuda": 96}
 """Sixteen pairs fill a CPU's batches, and an interruption loses no more than their work."""
 
 
-class _SampleRows:
-    """Each victim's samples as a row of one tensor, one row per sample draw."""
+class _Samples:
+    """Draws each victim's samples, by the seed and the victim alone."""
 
-    def __init__(self, images: LabelledImages, pairs: Sequence[Pair], count: int, draws: int, seed: int) -> None:
-        self._rows: dict[tuple[int | None, int], int] = {}
-        pixels = []
+    def __init__(self, images: LabelledImages, count: int, draws: int, seed: int) -> None:
+        self._images, self._count, self._draws, self._seed = images, count, draws, seed
+        self._members = [(images.labels == c).nonzero().flatten() for c in range(len(images.classes))]
+
+    def rows(self, pairs: Sequence[Pair]) -> tuple[UInt8[Tensor, "rows count c h w"], list[int]]:
+        """The pixels that these pairs need, a row per victim and draw, and the first row of each pair."""
+        numbers: dict[tuple[int | None, int], int] = {}
+        drawn: list[Tensor] = []
         for pair in pairs:
             key = self._key(pair)
-            if key not in self._rows:
-                self._rows[key] = len(pixels)
-                generators = [torch.Generator().manual_seed(_hashed(seed, "samples", *key, d)) for d in range(draws)]
-                pixels += [_samples(images, pair, count, generator) for generator in generators]
-        self.pixels: UInt8[Tensor, "rows count c h w"] = torch.stack(pixels)
-
-    def of(self, pair: Pair, draw: int) -> int:
-        """The row of a pair's victim in one draw."""
-        return self._rows[self._key(pair)] + draw
+            if key not in numbers:
+                numbers[key] = len(drawn)
+                seeds = [_hashed(self._seed, "samples", *key, d) for d in range(self._draws)]
+                drawn += [self._draw(pair, torch.Generator().manual_seed(s)) for s in seeds]
+        return self._images.pixels[torch.stack(drawn)], [numbers[self._key(pair)] for pair in pairs]
 
     @staticmethod
     def _key(pair: Pair) -> tuple[int | None, int]:
         """Pairs with one victim share its row; a universal pair has the row of everything but its target."""
         return pair.victim, pair.target if pair.victim is None else -1
 
-
-def _samples(images: LabelledImages, pair: Pair, count: int, generator: torch.Generator) -> UInt8[Tensor, "count c h w"]:
-    """Images of the victim, or of all classes but the target, about as many of each."""
-    if pair.victim is not None:
-        return images.draw(pair.victim, count, generator).pixels
-    others = [c for c in range(len(images.classes)) if c != pair.target]
-    drawn = [images.draw(c, count, generator).pixels for c in others]
-    in_turn = [pixels[i] for i in range(count) for pixels in drawn if i < len(pixels)]
-    return torch.stack(in_turn[:count])
+    def _draw(self, pair: Pair, generator: torch.Generator) -> Int64[Tensor, " count"]:
+        """Indices of images of the victim, or of all classes but the target, about as many of each."""
+        count = self._count
+        if pair.victim is not None:
+            return shuffled(self._members[pair.victim], generator)[:count]
+        others = [members for c, members in enumerate(self._members) if c != pair.target]
+        drawn = [shuffled(members, generator)[:count].tolist() for members in others]
+        in_turn = (indices[i] for i in range(count) for indices in drawn if i < len(indices))
+        return torch.tensor(list(islice(in_turn, count)), dtype=torch.int64)
 
 
 def _clean(images: LabelledImages, seed: int, count: int = 512) -> UInt8[Tensor, "n c h w"]:
@@ -208,8 +214,8 @@ def _group(engine: Engine, settings: InversionSettings, draws: int, memory: floa
     return max(1, min(most, int(budget / 2 / each)))
 
 
-def _request(rows: _SampleRows, pair: Pair, draw: int, seed: int) -> Request:
-    return Request(pair, rows.of(pair, draw), _hashed(seed, "search", pair.victim, pair.target, draw))
+def _request(pair: Pair, row: int, draw: int, seed: int) -> Request:
+    return Request(pair, row + draw, _hashed(seed, "search", pair.victim, pair.target, draw))
 
 
 def _merged(draws: list[Inversion]) -> Inversion:

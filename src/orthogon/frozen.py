@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -20,7 +20,7 @@ import torch._inductor.config as inductor
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from orthogon.classifier import Classifier
 from orthogon.machine import fast_precision, has_compiler
@@ -44,6 +44,10 @@ class Speed:
     """Compile the step; takes seconds to tens of seconds once, so it pays for long jobs only."""
     chunk: int = 128
     """Images in one pass: small enough for the caches of a CPU, halved when memory runs out."""
+    simplify: bool = True
+    """Fold normalisation layers, or reduce them to one multiply-add; never done to a network that carries hooks."""
+    pad: bool = True
+    """Fill the last pass up, so that an image's result does not depend on how many are beside it; a compiled copy always does."""
 
 
 class FrozenCopy:
@@ -61,13 +65,34 @@ class FrozenCopy:
         self.device = device
         self.precision = speed.precision or fast_precision(device)
         self.chunk = speed.chunk
+        self.pad = speed.pad
         self.compiled = bool(speed.compile) and has_compiler(device)
         self._shape = classifier.image_shape
-        self._network = _simplified(classifier).to(device, self.precision).to(memory_format=_layout(device))
+        self._simplify = speed.simplify
         self._loss = loss
+        self._build(classifier)
+        if self.precision is not torch.float32 and not self._runs():
+            log.warning("the network does not run in %s: the fast copy is in float32", self.precision)
+            self.precision = torch.float32
+            self._build(classifier)
         self._step: Step = self._eager_step
         if self.compiled:
             self._compile()
+
+    def _build(self, classifier: Classifier) -> None:
+        network, self._folded = _simplified(classifier, self._simplify)
+        self._network = network.to(self.device, self.precision).to(memory_format=_layout(self.device))
+
+    def _runs(self) -> bool:
+        """Whether the network follows its reduction in precision: one that converts its images itself does not."""
+        images = torch.zeros(2, *self._shape, device=self.device)
+        try:
+            self.logits(images)
+        except (RuntimeError, TypeError) as error:
+            if _out_of_memory(error):
+                raise
+            return False
+        return True
 
     def gradient(
         self, images: Float[Tensor, "n c h w"], targets: Int64[Tensor, " n"], weights: Float[Tensor, " n"]
@@ -81,6 +106,23 @@ class FrozenCopy:
         with torch.no_grad():
             return self._within_memory(lambda: torch.cat([self._network(part).float() for part in images.split(self.chunk)]))
 
+    def refresh(self, classifier: Classifier) -> None:
+        """Take over the weights that the classifier has now, in a fraction of the time that a new copy takes.
+
+        A compiled copy holds its weights as constants and is compiled again, which takes seconds: leave compiling out where
+        the weights change often.
+
+        Args:
+            classifier: the one that the copy was made of, or another of the same network.
+        """
+        if isinstance(classifier.network, torch.jit.ScriptModule):
+            self._build(classifier)
+        else:
+            _take_over(self._network, classifier, self._folded)
+        if self.compiled:
+            self._step = self._eager_step
+            self._compile()
+
     def _within_memory(self, work: Callable[[], _Result]) -> _Result:
         """The result of some work in chunks, which are halved as often as memory runs out."""
         while True:
@@ -93,7 +135,7 @@ class FrozenCopy:
 
     def _chunked(self, images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         count = len(images)
-        padding = -count % self.chunk  # so that an image's result does not depend on how many are beside it
+        padding = -count % self.chunk if self.pad or self.compiled else 0
         if padding:
             images, targets, weights = (_padded(t, padding) for t in (images, targets, weights))
         images = images.to(self.precision).contiguous(memory_format=_layout(self.device))
@@ -105,8 +147,11 @@ class FrozenCopy:
         with torch.enable_grad():
             images = images.detach().requires_grad_()
             logits = self._network(images).float()
-            (gradient,) = torch.autograd.grad((self._loss(logits, targets) * weights).sum(), images)
-        return logits.detach(), gradient
+            if not logits.requires_grad:  # a network that does not look at its images
+                return logits, torch.zeros_like(images)
+            loss = (self._loss(logits, targets) * weights).sum()
+            (gradient,) = torch.autograd.grad(loss, images, materialize_grads=True)
+        return logits.detach(), gradient.detach()
 
     def _compile(self) -> None:
         """Trace loss and gradient into one graph and compile it; stay eager where the network cannot be traced."""
@@ -142,34 +187,52 @@ class _ChannelAffine(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
+        scale, shift = self.of(norm)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.shift = nn.Parameter(shift, requires_grad=False)
+
+    @staticmethod
+    def of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        """Scale and shift, (1, channels, 1, 1), of a norm with running statistics."""
         mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         scale = torch.rsqrt(var + norm.eps) * (norm.weight if norm.affine else 1.0)
         shift = (norm.bias if norm.affine else 0.0) - mean * scale
-        self.scale = nn.Parameter(scale.detach().view(1, -1, 1, 1), requires_grad=False)
-        self.shift = nn.Parameter(shift.detach().view(1, -1, 1, 1), requires_grad=False)
+        return scale.detach().view(1, -1, 1, 1), shift.detach().view(1, -1, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift
 
 
-def _simplified(classifier: Classifier) -> nn.Module:
-    """A copy without weight gradients, its BatchNorms folded into the convolution before, or reduced to an affine map."""
+def _simplified(classifier: Classifier, simplify: bool) -> tuple[nn.Module, dict[str, str]]:
+    """A copy without weight gradients, its BatchNorms folded into the convolution before, or reduced to an affine map.
+
+    A network with hooks stays as it is: tracing loses the root's, and pruned or weight-normed layers make their weights in them.
+
+    Returns:
+        The copy, and the names of the convolutions that took in a norm, with the norm's.
+    """
     with torch.no_grad():  # else the weights of a copied ScriptModule are no leaves
         twin = copy.deepcopy(classifier).eval().float().requires_grad_(False)
-    if not isinstance(twin.network, torch.jit.ScriptModule):
-        twin.network = _folded(twin.network)
+    folded: dict[str, str] = {}
+    if simplify and not isinstance(twin.network, torch.jit.ScriptModule) and not _hooked(twin.network):
+        twin.network, folded = _fold(twin.network)
         _replace_norms(twin)
-    return twin
+    return twin, {f"network.{conv}": f"network.{norm}" for conv, norm in folded.items()}
 
 
-def _folded(network: nn.Module) -> nn.Module:
+def _hooked(network: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def _fold(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """BatchNorms folded where the traced graph shows a convolution that feeds nothing else; as it was if untraceable."""
     try:
         traced = torch.fx.symbolic_trace(network)
     except Exception:  # networks with branches on values cannot be traced: their norms become affine maps instead
-        return network
+        return network, {}
     modules: dict[str, nn.Module] = dict(traced.named_modules())
     calls = Counter(node.target for node in traced.graph.nodes)
+    folded: dict[str, str] = {}
     for node in traced.graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) > 1:
@@ -180,10 +243,11 @@ def _folded(network: nn.Module) -> nn.Module:
         if type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats:
             traced.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm))
             modules[str(source.target)] = traced.get_submodule(str(source.target))
+            folded[str(source.target)] = str(node.target)
             node.replace_all_uses_with(source)
             traced.graph.erase_node(node)
     traced.recompile()
-    return traced.requires_grad_(False)
+    return traced.requires_grad_(False), folded
 
 
 def _replace_norms(module: nn.Module) -> None:
@@ -192,6 +256,32 @@ def _replace_norms(module: nn.Module) -> None:
             setattr(module, name, _ChannelAffine(child))
         else:
             _replace_norms(child)
+
+
+def _take_over(copied: nn.Module, original: nn.Module, folded: Mapping[str, str]) -> None:
+    """Write the original's weights into a simplified copy of it, folded and reduced as the copy's are."""
+    sources = dict(original.named_modules())
+    with torch.no_grad():
+        for name, module in copied.named_modules():
+            source = sources.get(name)
+            new: dict[str, Tensor]
+            if isinstance(module, _ChannelAffine):
+                scale, shift = _ChannelAffine.of(cast(nn.BatchNorm2d, source))
+                new = {"scale": scale, "shift": shift}
+            elif name in folded:
+                conv, norm = cast(nn.Conv2d, source), cast(nn.BatchNorm2d, sources[folded[name]])
+                mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+                weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
+                new = {"weight": weight, "bias": bias}
+            else:
+                new = _own_tensors(source) if source is not None else {}
+            for key, tensor in _own_tensors(module).items():
+                tensor.copy_(new[key])
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module, without those of its children."""
+    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
 
 
 _CONV_BACKWARD: Any = torch.ops.aten.convolution_backward.default

@@ -84,6 +84,20 @@ class LabelledImages:
         part = self.select(_indices(spec, self.labels, generator))
         return replace(part, source=f"{self.source} [{spec}]")
 
+    def divide(self, spec: str, generator: torch.Generator) -> tuple[LabelledImages, LabelledImages]:
+        """The part that `spec` names, as `subset` does, and the rest; order kept, both say in `source` which they are.
+
+        Raises:
+            ValueError: as `subset`; also where nothing is left.
+        """
+        chosen = _indices(spec, self.labels, generator)
+        rest = torch.ones(len(self), dtype=torch.bool)
+        rest[chosen] = False
+        if not rest.any():
+            raise ValueError(f"{spec!r} takes all {len(self)} images and leaves none; name a smaller part")
+        part, others = self.select(chosen), self.select(rest.nonzero().flatten())
+        return replace(part, source=f"{self.source} [{spec}]"), replace(others, source=f"{self.source} [without {spec}]")
+
     def split(self, fraction: float, generator: torch.Generator) -> tuple[LabelledImages, LabelledImages]:
         """Two parts that share no image: `fraction` of every class (rounded), and the rest; order kept.
 

@@ -63,10 +63,18 @@ def write_triggers(path: Path, measurement: Measurement, images: LabelledImages,
     if made:
         clean = torch.stack([_sample(images, i.pair) for i in made])
         triggers = {name: torch.stack([i.trigger[name] for i in made]) for name in made[0].trigger}
-        stamped = family.stamp(triggers, clean[:, None].float() / 255)[:, 0]
-        tensors |= {"clean": clean, "stamped": (stamped.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)}
+        stamped = torch.empty_like(clean)
+        for start in range(0, len(made), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            made_images = family.stamp({name: t[part] for name, t in triggers.items()}, clean[part, None].float() / 255)[:, 0]
+            stamped[part] = (made_images.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)
+        tensors |= {"clean": clean, "stamped": stamped}
         tensors |= {f"trigger.{name}": value.contiguous() for name, value in triggers.items()}
     runs.write_tensors(path, tensors)
+
+
+_AT_ONCE = 256
+"""Triggers stamped in one piece: with thousands of pairs, all of them in float32 would not fit into memory."""
 
 
 def _number(pair: Pair) -> int:
