@@ -183,7 +183,7 @@ def _shortened(value: Any) -> Any:
         return [_shortened(part) for part in value]
     if isinstance(value, (str, Path)) and "/" in str(value) and Path(value).is_absolute():
         return Path(value).name
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def _plain(value: Any) -> Any:
