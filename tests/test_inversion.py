@@ -367,6 +367,49 @@ def test_triggers_are_told_on_the_cpu_without_gradients() -> None:
         assert 0 <= value.min() <= value.max() <= 1
 
 
+def _inexact(classifier: Classifier, samples: Tensor | None = None, settings: InversionSettings = SHORT) -> Engine:
+    return Engine(classifier, _greys() if samples is None else samples, settings, EXACT, exact=False)
+
+
+def test_without_exactness_the_copy_judges() -> None:
+    """The original refuses every trigger, and the copy of an easier model takes them all."""
+    engine = _inexact(_linear(ONE_PIXEL, -1000.0))
+    engine.copy = FrozenCopy(_linear(ONE_PIXEL, 1000.0), lambda logits, targets: logits[:, 0], engine.device, EXACT)
+    result = _invert(engine)
+    assert result.outcome is Outcome.FOUND
+    assert result.asr == 1.0
+
+
+def test_without_exactness_the_smallest_trigger_is_found_all_the_same() -> None:
+    v = _hardest_value(_greys(), 0.9)
+    smallest = 3 * (0.5 - v) / (1 - v)
+    classifier = _linear(ONE_PIXEL, -5.0)
+    found = _invert(_inexact(classifier, settings=SEARCH))
+    assert found.outcome is Outcome.FOUND
+    assert smallest * (1 - 1e-4) <= found.size <= smallest * 1.05
+    rate, size = _remeasured(classifier, _greys()[0], found)
+    assert (found.asr, found.size) == (pytest.approx(rate), pytest.approx(size, rel=1e-5))
+
+
+@pytest.mark.parametrize("start", [None, _good_start()])
+def test_the_weight_asked_for_is_where_the_size_s_weight_starts(start: Trigger | None) -> None:
+    """No step moves it here, and it comes back with the result; without one it is the settings', which the test knows."""
+    settings = InversionSettings((Stage(1, 4, 10, (1e-9, 1e-9), accept_every=9),), weight=2.0, ease=1.0, check_every=99)
+    engine = _engine(_linear(ONE_PIXEL, -5.0), settings=settings)
+    given, default = invert(engine, Patch(), [Request(ONE_TO_ANOTHER, 0, 0, start, 0.7), Request(ONE_TO_ANOTHER, 0, 0, start)])
+    assert given.weight == pytest.approx(0.7)
+    assert default.weight == pytest.approx(2.0 * 1e-3 * 1024 / 64)
+
+
+@pytest.mark.parametrize(("ease", "expected"), [(1.0, 0.7), (2.0, 0.7 / 4)])
+def test_a_search_with_nothing_confirmed_eases_its_weight_at_every_test(ease: float, expected: float) -> None:
+    """One test at the first step and one at the end; the model takes nothing for the target."""
+    settings = InversionSettings((Stage(1, 4, 10, (1e-9, 1e-9), accept_every=9),), ease=ease, check_every=99)
+    (result,) = invert(_engine(_linear({}, -1.0), settings=settings), Patch(), [Request(ONE_TO_ANOTHER, 0, 0, weight=0.7)])
+    assert result.outcome is Outcome.ASR
+    assert result.weight == pytest.approx(expected)
+
+
 LAST = Stage(1, 10, 10, (0.1, 0.05), accept_every=5)
 
 

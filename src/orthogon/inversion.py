@@ -32,6 +32,8 @@ class Request:
     """Of all random draws of this inversion."""
     start: Trigger | None = None
     """A trigger, without a leading dimension, from which the first search starts."""
+    weight: float | None = None
+    """Of the size against the loss at the start; None: the settings' one."""
 
 
 def invert(
@@ -89,10 +91,12 @@ class _Search:
         """Everything that a search knows, before its first step."""
         device, count = self.engine.device, self.engine.count
         channels, height, width = self.engine.samples.shape[2:]
-        draws = [self.family.draw((channels, height, width), g) for g in self.generators]
+        row_of = [self.requests[i].row for i in self.owner]
+        draws = [self.family.draw(self.engine.row(row), g) for row, g in zip(row_of, self.generators, strict=True)]
         for i, request in enumerate(self.requests):
             if request.start is not None:
-                draws[i * starts] = self.family.free({k: v[None].cpu() for k, v in request.start.items()})
+                start = {k: v[None].cpu() for k, v in request.start.items()}
+                draws[i * starts] = self.family.free(start | self.family.constants(self.engine.row(request.row)))
         tasks = len(draws)
         self.free = {name: torch.cat([d[name] for d in draws]).to(device) for name in draws[0]}
         self.first = {name: torch.zeros_like(value) for name, value in self.free.items()}
@@ -100,7 +104,11 @@ class _Search:
         self.best = self.family.realise(self.free)
         self.best_size = torch.full((tasks,), math.inf, device=device)
         self.best_rate = torch.zeros(tasks, device=device)
-        self.weight = torch.full((tasks,), self.settings.weight * 1e-3 * 1024 / (height * width), device=device)
+        weight = self.settings.weight * 1e-3 * 1024 / self.family.typical((channels, height, width))
+        self.weight = torch.full((tasks,), weight, device=device)
+        for i, request in enumerate(self.requests):
+            if request.weight is not None:
+                self.weight[i * starts : (i + 1) * starts] = request.weight
         self.lead = torch.zeros(tasks, count, device=device)
         self.seen = torch.zeros(tasks, count, dtype=torch.bool, device=device)
         self.streak = torch.zeros(tasks, device=device)
@@ -133,7 +141,7 @@ class _Search:
 
     def keep(self, restarts: int) -> None:
         """Drop all but the most promising `restarts` searches of each pair."""
-        score = torch.where(self.best_size.isfinite(), self.best_size, self.score).tolist()
+        score = torch.where(self.best_size.isfinite(), self.best_size, self.score).nan_to_num(math.inf).tolist()
         chosen: list[int] = []
         for i in sorted(set(self.owner)):
             chosen += sorted(sorted(self._searches_of(i), key=lambda n: score[n])[:restarts])
@@ -165,7 +173,8 @@ class _Search:
         trigger = self.family.realise(free)
         stamped, size = self.family.stamp(trigger, images), self.family.size(trigger)
         logits, pull = self.engine.copy.gradient(stamped.detach().flatten(0, 1), targets, share.flatten())
-        gradients = torch.autograd.grad([stamped, size], list(free.values()), [pull.view_as(stamped).float(), self.weight])
+        pulls = [pull.view_as(stamped).float(), self.weight]
+        gradients = torch.autograd.grad([stamped, size], list(free.values()), pulls, materialize_grads=True)
         self.free = {name: value.detach() for name, value in free.items()}
         lead = leads_of(logits, targets) / self.engine.scale
         self.lead.scatter_(1, chosen, lead.view(-1, batch))
@@ -244,25 +253,35 @@ class _Search:
         """
         trigger = self.family.realise(self.free)
         size = self.family.size(trigger)
-        for n in range(len(self.owner)):
-            stamped = self._stamped(trigger, n)
-            self.lead[n] = self.engine.leads(stamped, self.targets[n].expand(len(stamped)))
-        hopeful = (self.lead > 0).float().mean(1) >= self.settings.asr - 0.02
-        hopeful &= size < _WORTH_JUDGING * self.best_size
-        rates = torch.zeros_like(size)
-        for n in hopeful.nonzero()[:, 0].tolist():
-            rates[n] = self.engine.success(self._stamped(trigger, n), self.requests[self.owner[n]].pair.target)
+        self.lead = self._leads(trigger)
+        rates = (self.lead > 0).float().mean(1)
+        smaller = size < _WORTH_JUDGING * self.best_size
+        if self.engine.exact:
+            hopeful, rates = smaller & (rates >= self.settings.asr - 0.02), torch.zeros_like(rates)
+            for n in hopeful.nonzero()[:, 0].tolist():
+                rates[n] = self.engine.success(self._stamped(trigger, n), self.requests[self.owner[n]].pair.target)
+        rates = torch.where(smaller, rates, 0.0)
         better = rates >= self.settings.asr - _EXACT
         self.best_rate = torch.where(better, rates, self.best_rate)
         self.seen.fill_(True)
         self.stale = torch.where(better, 0.0, self.stale + 1)
         self.best_size = torch.where(better, size, self.best_size)
         self.best = {name: torch.where(_wide(better, value), trigger[name], value) for name, value in self.best.items()}
-        self.weight = torch.where(self.best_size.isfinite(), self.weight, self.weight / 2)
+        self.weight = torch.where(self.best_size.isfinite(), self.weight, self.weight / self.settings.ease)
         if self.settings.jitter:
             self._shake(better)
         if stage.patience:
             self._leave(stage.patience)
+
+    def _leads(self, trigger: Trigger) -> Float[Tensor, "tasks count"]:
+        """By how much the target leads on every sample of every search, as the copy sees it."""
+        if not self.engine.exact:  # all at once: there, a pair's digits may depend on the pairs beside it
+            stamped = self.family.stamp(trigger, self.engine.samples[self.rows].float() / 255)
+            targets = self.targets.repeat_interleave(self.engine.count)
+            return self.engine.leads(stamped.flatten(0, 1), targets).view(len(self.owner), -1)
+        count = (self.engine.count,)
+        each = [self.engine.leads(self._stamped(trigger, n), t.expand(count)) for n, t in enumerate(self.targets)]
+        return torch.stack(each)
 
     def _stamped(self, trigger: Trigger, n: int) -> Float[Tensor, "count c h w"]:
         """All samples of a search's victim, stamped with its trigger."""
@@ -291,7 +310,9 @@ class _Search:
         for n in self._searches_of(i):
             found = bool(self.best_size[n].isfinite())
             trigger = {k: v[n].clone() for k, v in (self.best if found else now).items()}
-            attempts.append(_Attempt(found, float(self.best_size[n]), float(self.best_rate[n]), trigger, self.taken))
+            size, rate, weight = (float(t[n]) for t in (self.best_size, self.best_rate, self.weight))
+            turned = float((self.lead[n] > 0).float().mean())
+            attempts.append(_Attempt(found, size, rate, trigger, self.taken, weight, turned))
         return attempts
 
     def results(self) -> list[Inversion]:
@@ -306,13 +327,14 @@ class _Search:
         found = sorted((a for a in attempts if a.found), key=lambda a: a.size)
         if found:
             best, sizes = found[0], tuple(a.size for a in found)
-            return Inversion(pair, Outcome.FOUND, best.size, best.rate, _on_cpu(best.trigger), sizes, best.steps)
-        images, failed = self.engine.row(request.row), attempts[0]
+            trigger = _on_cpu(best.trigger)
+            return Inversion(pair, Outcome.FOUND, best.size, best.rate, trigger, sizes, best.steps, best.weight)
+        images, failed = self.engine.row(request.row), max(attempts, key=lambda a: a.turned)
         stamped = self.family.stamp({k: v[None] for k, v in failed.trigger.items()}, images[None])[0]
         finite = bool(stamped.isfinite().all())
         rate = self.engine.success(stamped, pair.target) if finite else math.nan
         outcome = Outcome.ASR if math.isfinite(rate) else Outcome.NOT_FINITE
-        return Inversion(pair, outcome, math.nan, rate, _on_cpu(failed.trigger), (), failed.steps)
+        return Inversion(pair, outcome, math.nan, rate, _on_cpu(failed.trigger), (), failed.steps, failed.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,6 +346,9 @@ class _Attempt:
     rate: float
     trigger: Trigger
     steps: int
+    weight: float
+    turned: float
+    """Share of the samples that it turns now, as the copy sees it."""
 
 
 _DRAWN = 64

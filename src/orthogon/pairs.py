@@ -44,6 +44,8 @@ class Inversion:
     """Sizes that the searches kept to the end have found, each on its own."""
     steps: int = 0
     """Gradient steps of the longest search."""
+    weight: float = math.nan
+    """Of the size against the loss when the search ended: a later search of the pair starts well from it."""
 
     @property
     def spread(self) -> float:

@@ -46,6 +46,8 @@ class InversionSettings:
     """The weight's divisor after as many failures in a row."""
     weight_patience: int = 1
     """Checks in a row that move the weight."""
+    ease: float = 2.0
+    """The weight's divisor at an acceptance test of a search that has nothing confirmed yet."""
     check_every: int = 1
     """Steps between two checks of the success rate over the samples' latest results."""
     betas: tuple[float, float] = (0.5, 0.9)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orthogon.triggers import FAMILIES, Patch, Trigger, TriggerFamily
+from orthogon.triggers import FAMILIES, Filter, Patch, Trigger, TriggerFamily
 
 SHAPE = (3, 5, 4)
 
@@ -23,20 +26,68 @@ def _plain_patch_size(trigger: Trigger) -> Tensor:
     return trigger["mask"].expand_as(trigger["pattern"]).abs().flatten(1).sum(1)
 
 
-FAMILIES_UNDER_TEST = {"patch": (Patch(), "mask L1, summed over channels", _plain_patch, _plain_patch_size)}
-"""A family, its unit, and the formulas of its stamp and its size, written plainly."""
+def _plain_filter(trigger: Trigger, images: Tensor) -> Tensor:
+    """MOTH, appendix X-G, second equation."""
+    own_mean = images.mean((3, 4), keepdim=True)
+    own_std = (images - own_mean).square().mean((3, 4), keepdim=True).sqrt()
+    mean, std = (trigger[key][:, None, :, None, None] for key in ("mean", "std"))
+    return ((images - own_mean) / own_std * std + mean).clamp(0, 1)
+
+
+def _plain_filter_size(trigger: Trigger) -> Tensor:
+    """The second term of the first one, in grey levels."""
+    return 255 * sum((trigger[key] - trigger[f"clean_{key}"]).abs() for key in ("mean", "std")).sum(1)
+
+
+class Row(NamedTuple):
+    """A family, its unit, the most that each searched tensor can be, and the formulas of stamp and size, written plainly."""
+
+    family: TriggerFamily
+    unit: str
+    most: dict[str, float]
+    stamp: Callable[[Trigger, Tensor], Tensor]
+    size: Callable[[Trigger], Tensor]
+
+
+FAMILIES_UNDER_TEST = {
+    "patch": Row(Patch(), "mask L1, summed over channels", {"mask": 1.0, "pattern": 1.0}, _plain_patch, _plain_patch_size),
+    "filter": Row(
+        Filter(),
+        "mean and deviation shift in grey levels of 255, summed over channels",
+        {"mean": 1.0, "std": 0.5},
+        _plain_filter,
+        _plain_filter_size,
+    ),
+}
 
 every_family = pytest.mark.parametrize("name", list(FAMILIES_UNDER_TEST))
 
 
 def _family(name: str) -> TriggerFamily:
-    return FAMILIES_UNDER_TEST[name][0]
+    return FAMILIES_UNDER_TEST[name].family
+
+
+def _samples() -> Tensor:
+    return _images(1, 6)[0] * 0.8
 
 
 def _free(family: TriggerFamily, count: int, seed: int = 0) -> Trigger:
     generator = torch.Generator().manual_seed(seed)
-    draws = [family.draw(SHAPE, generator) for _ in range(count)]
+    draws = [family.draw(_samples(), generator) for _ in range(count)]
     return {key: torch.cat([d[key] for d in draws]) for key in draws[0]}
+
+
+def _searched(family: TriggerFamily, trigger: Trigger) -> Trigger:
+    """Without the constants."""
+    return {key: value for key, value in trigger.items() if key not in family.constants(_samples())}
+
+
+def _scaled(family: TriggerFamily, free: Trigger, factor: float) -> Trigger:
+    return free | {key: value * factor for key, value in _searched(family, free).items()}
+
+
+def _leaves(free: Trigger) -> Trigger:
+    return {key: value.requires_grad_() for key, value in free.items()}
 
 
 def _images(count: int, each: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -49,16 +100,39 @@ def test_every_family_is_under_test() -> None:
 
 @every_family
 def test_it_is_a_family_with_its_name_and_unit(name: str) -> None:
-    family, unit, _, _ = FAMILIES_UNDER_TEST[name]
-    assert isinstance(family, TriggerFamily)
-    assert FAMILIES[name].name == family.name == name
-    assert family.unit == unit
+    row = FAMILIES_UNDER_TEST[name]
+    assert isinstance(row.family, TriggerFamily)
+    assert FAMILIES[name].name == row.family.name == name
+    assert row.family.unit == row.unit
+    assert row.family.typical((3, 32, 32)) > 0
+
+
+@every_family
+def test_a_trigger_is_what_is_searched_and_its_constants(name: str) -> None:
+    row = FAMILIES_UNDER_TEST[name]
+    constants, free = row.family.constants(_samples()), _free(row.family, 2)
+    assert set(free) == set(row.family.realise(free)) == {*row.most, *constants}
+    for key, value in constants.items():
+        assert len(value) == 1
+        assert torch.equal(free[key], value.expand_as(free[key]))
+
+
+@every_family
+def test_constants_go_through_everything_as_they_are_and_without_a_gradient(name: str) -> None:
+    family = _family(name)
+    free = _leaves(_free(family, 2))
+    trigger = family.realise(free)
+    noisy = family.jitter(trigger, 0.1, [torch.Generator().manual_seed(n) for n in range(2)])
+    for key in family.constants(_samples()):
+        assert not trigger[key].requires_grad
+        for there in (trigger, family.free(trigger), noisy):
+            assert torch.equal(there[key], free[key])
 
 
 @every_family
 def test_draws_are_the_generator_s(name: str) -> None:
     once, again, other = _free(_family(name), 1, 0), _free(_family(name), 1, 0), _free(_family(name), 1, 1)
-    for key, value in once.items():
+    for key, value in _searched(_family(name), once).items():
         assert len(value) == 1
         assert torch.equal(value, again[key])
         assert not torch.equal(value, other[key])
@@ -67,7 +141,8 @@ def test_draws_are_the_generator_s(name: str) -> None:
 @every_family
 def test_free_parameters_and_triggers_stand_for_each_other(name: str) -> None:
     family = _family(name)
-    free = {key: (value * 3).clamp(-4, 4) for key, value in _free(family, 4).items()}
+    free = {key: value.clamp(-4, 4) for key, value in _scaled(family, _free(family, 4), 3).items()}
+    family.confine(free)
     there = family.free(family.realise(free))
     for key, value in free.items():
         torch.testing.assert_close(there[key], value, atol=1e-3, rtol=0)
@@ -80,7 +155,7 @@ def test_free_parameters_and_triggers_stand_for_each_other(name: str) -> None:
 def test_any_real_numbers_stand_for_a_trigger(name: str) -> None:
     family = _family(name)
     for scale in (0.0, 1.0, 1e3, 1e30):
-        trigger = family.realise({key: value * scale for key, value in _free(family, 4).items()})
+        trigger = family.realise(_scaled(family, _free(family, 4), scale))
         stamped = family.stamp(trigger, _images(4, 2))
         assert stamped.isfinite().all()
         assert stamped.min() >= 0
@@ -90,7 +165,7 @@ def test_any_real_numbers_stand_for_a_trigger(name: str) -> None:
 
 @every_family
 def test_the_stamp_is_its_formula_for_each_trigger_on_its_own_images(name: str) -> None:
-    family, _, plain, _ = FAMILIES_UNDER_TEST[name]
+    family, plain = FAMILIES_UNDER_TEST[name].family, FAMILIES_UNDER_TEST[name].stamp
     trigger, images = family.realise(_free(family, 4)), _images(4, 3)
     stamped = family.stamp(trigger, images)
     torch.testing.assert_close(stamped, plain(trigger, images))
@@ -101,20 +176,20 @@ def test_the_stamp_is_its_formula_for_each_trigger_on_its_own_images(name: str) 
 
 @every_family
 def test_the_size_is_its_formula(name: str) -> None:
-    family, _, _, plain = FAMILIES_UNDER_TEST[name]
-    trigger = family.realise(_free(family, 4))
-    torch.testing.assert_close(family.size(trigger), plain(trigger))
+    row = FAMILIES_UNDER_TEST[name]
+    trigger = row.family.realise(_free(row.family, 4))
+    torch.testing.assert_close(row.family.size(trigger), row.size(trigger))
 
 
 @every_family
 def test_the_gradients_are_those_of_the_formulas(name: str) -> None:
-    family, _, plain, plain_size = FAMILIES_UNDER_TEST[name]
+    family, _, _, plain, plain_size = FAMILIES_UNDER_TEST[name]
     free = {key: value.double().requires_grad_() for key, value in _free(family, 2).items()}
     images, pull = _images(2, 3, torch.float64).requires_grad_(), torch.randn(2, 3, *SHAPE, dtype=torch.float64)
     trigger = family.realise(free)
     loss = (family.stamp(trigger, images) * pull).sum() + family.size(trigger).square().sum()
     reference = (plain(trigger, images) * pull).sum() + plain_size(trigger).square().sum()
-    inputs = [*free.values(), images]
+    inputs = [*_searched(family, free).values(), images]
     expected = torch.autograd.grad(reference, inputs, retain_graph=True)
     for gradient, wanted in zip(torch.autograd.grad(loss, inputs), expected, strict=True):
         torch.testing.assert_close(gradient, wanted)
@@ -138,8 +213,9 @@ def test_images_without_gradients_leave_the_trigger_s_as_they_are(name: str) -> 
     family, images = _family(name), _images(2, 2)
 
     def gradients(images: Tensor) -> list[Tensor]:
-        free = {key: value.requires_grad_() for key, value in _free(family, 2).items()}
-        return list(torch.autograd.grad(family.stamp(family.realise(free), images).sum(), list(free.values())))
+        free = _leaves(_free(family, 2))
+        loss = family.stamp(family.realise(free), images).sum()
+        return list(torch.autograd.grad(loss, list(_searched(family, free).values())))
 
     for one, other in zip(gradients(images), gradients(images.clone().requires_grad_()), strict=True):
         assert torch.equal(one, other)
@@ -148,12 +224,13 @@ def test_images_without_gradients_leave_the_trigger_s_as_they_are(name: str) -> 
 @every_family
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_a_warm_search_can_leave_the_ends_of_the_range(name: str, end: float) -> None:
-    """A stored trigger has values of exactly 0 and 1; their free parameters still have a gradient to move by."""
-    family = _family(name)
-    trigger = {key: torch.full_like(value, end) for key, value in family.realise(_free(family, 1)).items()}
-    free = {key: value.requires_grad_() for key, value in family.free(trigger).items()}
+    """A stored trigger has values at the very ends; their free parameters still have a gradient to move by."""
+    family, most = _family(name), FAMILIES_UNDER_TEST[name].most
+    trigger = family.realise(_free(family, 1))
+    trigger |= {key: torch.full_like(trigger[key], end * most[key]) for key in most}
+    free = _leaves(family.free(trigger))
     realised = family.realise(free)
-    for key, value in realised.items():
+    for key, value in _searched(family, realised).items():
         torch.testing.assert_close(value, trigger[key], atol=2e-5, rtol=0)
         (gradient,) = torch.autograd.grad(value.sum(), free[key], retain_graph=True)
         assert (gradient > 0).all()
@@ -162,11 +239,11 @@ def test_a_warm_search_can_leave_the_ends_of_the_range(name: str, end: float) ->
 @every_family
 def test_confined_parameters_stand_for_the_same_trigger_and_can_move(name: str) -> None:
     family = _family(name)
-    free = {key: value * 1e3 for key, value in _free(family, 2).items()}
+    free = _scaled(family, _free(family, 2), 1e3)
     before = family.realise(free)
     assert family.confine(free) is None
-    leaves = {key: value.requires_grad_() for key, value in free.items()}
-    for key, value in family.realise(leaves).items():
+    leaves = _leaves(free)
+    for key, value in _searched(family, family.realise(leaves)).items():
         torch.testing.assert_close(value, before[key], atol=2e-5, rtol=0)
         (gradient,) = torch.autograd.grad(value.sum(), leaves[key], retain_graph=True)
         assert (gradient > 0).all()
@@ -184,12 +261,12 @@ def test_what_lies_within_is_not_confined(name: str) -> None:
 @every_family
 def test_jitter_stays_in_range_and_within_its_amount(name: str) -> None:
     family = _family(name)
-    trigger = family.realise({key: value * 5 for key, value in _free(family, 3).items()})
-    noisy = family.jitter(trigger, 0.3, [torch.Generator().manual_seed(n) for n in range(3)])
-    for key, value in noisy.items():
+    trigger = family.realise(_scaled(family, _free(family, 9), 5))
+    noisy = family.jitter(trigger, 0.3, [torch.Generator().manual_seed(n) for n in range(9)])
+    for key, value in _searched(family, noisy).items():
         moved = (value - trigger[key]).abs()
         assert value.shape == trigger[key].shape
-        assert 0 <= value.min() <= value.max() <= 1
+        assert 0 <= value.min() <= value.max() <= FAMILIES_UNDER_TEST[name].most[key]
         assert 0.2 < moved.max() <= 0.3 + 1e-6
 
 
@@ -200,9 +277,19 @@ def test_jitter_of_a_trigger_is_its_own_generator_s(name: str) -> None:
     together = family.jitter(trigger, 0.01, [torch.Generator().manual_seed(n) for n in range(3)])
     alone = {key: value[1:2] for key, value in trigger.items()}
     alone = family.jitter(alone, 0.01, [torch.Generator().manual_seed(1)])
-    for key, value in together.items():
+    for key, value in _searched(family, together).items():
         assert torch.equal(value[1:2], alone[key])
         assert not torch.equal((value - trigger[key])[0], (value - trigger[key])[1])
+
+
+@every_family
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_a_shrunk_trigger_has_its_share_of_the_size(name: str, share: float) -> None:
+    family = _family(name)
+    trigger = family.realise(_free(family, 3))
+    shrunk = family.shrunk(trigger, share)
+    assert set(shrunk) == set(trigger)
+    torch.testing.assert_close(family.size(shrunk), share * family.size(trigger), atol=1e-4, rtol=1e-5)
 
 
 @every_family
@@ -211,6 +298,25 @@ def test_no_jitter_moves_nothing(name: str) -> None:
     trigger = family.realise(_free(family, 2))
     for key, value in family.jitter(trigger, 0.0, [torch.Generator(), torch.Generator()]).items():
         assert torch.equal(value, trigger[key])
+
+
+@every_family
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
+def test_a_shrunk_trigger_has_the_share_of_its_size_and_is_valid(name: str, share: float) -> None:
+    row = FAMILIES_UNDER_TEST[name]
+    trigger = row.family.realise(_free(row.family, 5))
+    before = {key: value.clone() for key, value in trigger.items()}
+    shrunk = row.family.shrunk(trigger, share)
+    assert shrunk.keys() == trigger.keys()
+    torch.testing.assert_close(row.family.size(shrunk), share * row.family.size(trigger), rtol=0.02, atol=0.05)
+    for key, most in row.most.items():
+        assert shrunk[key].shape == trigger[key].shape
+        assert 0 <= shrunk[key].min() <= shrunk[key].max() <= most + 1e-6
+    again = row.family.realise(row.family.free(shrunk))
+    torch.testing.assert_close(row.family.size(again), row.family.size(shrunk), rtol=0.02, atol=0.05)
+    for key in row.family.constants(_samples()):
+        assert torch.equal(shrunk[key], trigger[key])
+    assert all(torch.equal(trigger[key], before[key]) for key in before)
 
 
 unit_interval = st.floats(0, 1, width=32)
@@ -227,7 +333,7 @@ def test_a_patch_mixes_each_pixel_with_its_pattern(mask: float, pattern: float, 
 @given(start=st.floats(0.05, 0.5))
 def test_a_patch_search_starts_from_a_mask_of_the_mean_asked_for(start: float) -> None:
     family = Patch(start=start)
-    trigger = family.realise(family.draw((3, 16, 16), torch.Generator().manual_seed(0)))
+    trigger = family.realise(family.draw(torch.zeros(1, 3, 16, 16), torch.Generator().manual_seed(0)))
     assert trigger["mask"].shape == (1, 1, 16, 16)
     assert trigger["pattern"].shape == (1, 3, 16, 16)
     assert float(trigger["mask"].mean()) == pytest.approx(start, rel=0.15)

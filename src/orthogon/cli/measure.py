@@ -30,8 +30,8 @@ class Measure(Command):
     images: ImageWords
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
     """all; 0-1,2-5 (victim-target, by number); random:20; "*-3" (every class to 3); universal (every class to each)."""
-    family: Literal["patch"] = "patch"
-    """Kind of trigger."""
+    family: Literal["patch", "filter"] = "patch"
+    """Kind of trigger: patch, a pattern under a mask; filter, a mean and a deviation that each colour channel is given."""
     protocol: Literal["fast", "paper", "screen", "neural-cleanse"] = "fast"
     """fast agrees with paper (100 samples, 1000 epochs, best of 3) in a fraction of its time; screen is a quick upper
     bound for many classes; neural-cleanse is that paper's own search, meant for --pairs universal."""

@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from orthogon import runs
+import torch
+
 from orthogon.report.heat import distance_map
-from orthogon.report.pictures import LONGEST, difference_uri, image_uri, mask_uri
+from orthogon.report.pictures import LONGEST, difference_uri, image_uri, mask_uri, shift_uri
 from orthogon.report.plots import distance_plot
 from orthogon.report.reading import (
+    ColourShift,
     MeasuredRun,
     PairRow,
     TriggerPictures,
     found_values,
     pair_name,
     pair_rows,
-    read_run,
     trigger_pictures,
 )
 from orthogon.report.rendering import render
@@ -58,6 +58,8 @@ class PairCard:
     patch: str
     outcome: str
     pictures: tuple[Picture, ...]
+    shift: tuple[tuple[str, ...], ...] = ()
+    """A filter's statistics before and after, as the rows of a table with its head."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,9 @@ class ClassRow:
     failed: int
 
 
-def write_report(run_folder: Path) -> Path:
-    """Writes report.html into a run's folder, from its files alone, and returns its path.
-
-    Raises:
-        ValueError: the folder is no finished run.
-        RunError: the page cannot be written.
-    """
-    page = run_folder / "report.html"
-    runs.write_text(page, render("report.html.j2", **_content(read_run(run_folder))))
-    return page
+def distances_page(run: MeasuredRun) -> str:
+    """The HTML of a measured run."""
+    return render("report.html.j2", **_content(run))
 
 
 def _content(run: MeasuredRun) -> dict[str, Any]:
@@ -96,11 +91,13 @@ def _content(run: MeasuredRun) -> dict[str, Any]:
         "unit": printable(matrix.unit),
         "pixel_words": run.size.explanation,
         "heat": distance_map(matrix),
-        "cards": cards[:FIRST_SHOWN] if found else [],
+        "cards": cards[:FIRST_SHOWN],
+        "change": "sticker that, stamped on" if run.size.pixels(1.0) is not None else "change that, made to all",
+        "drawing_words": _drawing_words(cards),
         "more_cards": [card for card in cards[FIRST_SHOWN:] if card.pictures],
         "all_pairs": cards[:MOST_LISTED],
         "pair_count": len(rows),
-        "plot": distance_plot(found, partial(pair_name, matrix)) if found else None,
+        "plot": distance_plot(found, partial(pair_name, matrix.classes)) if found else None,
         "found_count": len(found),
         "spread_words": _spread_words(found, places, run.record.get("draws", 1)),
         "classes": classes,
@@ -115,7 +112,7 @@ def _content(run: MeasuredRun) -> dict[str, Any]:
 
 def _cards(run: MeasuredRun, rows: Sequence[PairRow], places: int) -> list[PairCard]:
     found = [(row.victim, row.target) for row in rows if row.found]
-    pictures = trigger_pictures(run.folder, found[: _drawn_count(run.size.image_shape)])
+    pictures = trigger_pictures(run.triggers, found[: _drawn_count(run.size.image_shape)])
     return [_card(run, row, places, pictures.get((row.victim, row.target))) for row in rows]
 
 
@@ -136,20 +133,45 @@ def _card(run: MeasuredRun, row: PairRow, places: int, pictures: TriggerPictures
         percent(row.asr),
         run.size.patch(row.value) if row.found else "",
         printable(row.outcome),
-        _drawn(pictures, victim, target) if pictures else (),
+        drawn(pictures, victim, target) if pictures else (),
+        _shift_table(pictures.shift) if pictures and pictures.shift else (),
     )
 
 
-def _drawn(pictures: TriggerPictures, victim: str, target: str) -> tuple[Picture, ...]:
+def drawn(pictures: TriggerPictures, victim: str, target: str) -> tuple[Picture, ...]:
+    """A trigger of a pair in pictures, the sample that it is stamped on first."""
     clean = Picture(image_uri(pictures.clean), "sample", f"a sample of {victim}")
     stamped = Picture(image_uri(pictures.stamped), "stamped", f"the same sample with the trigger to {target} on it")
     change = difference_uri(pictures.clean, pictures.stamped)
     difference = Picture(change, "difference", "what the trigger changes, grey where nothing")
+    if (shift := pictures.shift) is not None:
+        colours = shift_uri(torch.stack([shift.clean_mean, shift.mean]), torch.stack([shift.clean_std, shift.std]))
+        words = "mean colour and one deviation above and below it, left of the samples, right as the filter sets them"
+        return clean, stamped, Picture(colours, "colours", words), difference
     if pictures.mask is None:
         return clean, stamped, difference
     most = float(pictures.mask.max())
     mask = Picture(mask_uri(pictures.mask), "mask", f"the trigger's mask, up to {most:.2f}, stretched to white")
     return clean, stamped, mask, difference
+
+
+def _drawing_words(cards: Sequence[PairCard]) -> str:
+    if not any(card.shift for card in cards):
+        return "A mask's largest value is drawn white, and the difference is stretched."
+    shown = "The colours are the mean and one deviation above and below it, left of the samples, right as the filter sets them."
+    return f"{shown} The table has both in levels from 0 (black) to 255 (white). The difference is stretched."
+
+
+def _shift_table(shift: ColourShift) -> tuple[tuple[str, ...], ...]:
+    """In grey levels, a column per channel."""
+    count = len(shift.mean)
+    names = {1: ("grey",), 3: ("red", "green", "blue")}.get(count, tuple(str(n + 1) for n in range(count)))
+    statistics = {"mean": (shift.clean_mean, shift.mean), "deviation": (shift.clean_std, shift.std)}
+    rows = [
+        (name, *(f"{number(255 * a, 0)} → {number(255 * b, 0)}" for a, b in zip(old.tolist(), new.tolist(), strict=True)))
+        for name, (old, new) in statistics.items()
+    ]
+    return (("", *names), *rows)
 
 
 def _spread_words(found: Sequence[PairRow], places: int, draws: int) -> str:

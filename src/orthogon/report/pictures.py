@@ -29,6 +29,14 @@ def mask_uri(mask: Float[Tensor, "1 h w"]) -> str:
     return image_uri((shown / shown.max().clamp(min=1e-6) * 255).round().to(torch.uint8))
 
 
+def shift_uri(means: Float[Tensor, "2 c"], deviations: Float[Tensor, "2 c"]) -> str:
+    """Six colours: the mean, in the middle, and one deviation above and below it; left of the samples, right of the filter."""
+    steps = torch.tensor([1.0, 0.0, -1.0]).repeat_interleave(2)
+    columns = means[..., None] + deviations[..., None] * steps
+    colours = columns.permute(1, 2, 0).repeat_interleave(3, 2).nan_to_num(0.0)
+    return image_uri((colours.clamp(0, 1) * 255).round().to(torch.uint8))
+
+
 def difference_uri(clean: UInt8[Tensor, "c h w"], stamped: UInt8[Tensor, "c h w"]) -> str:
     """What stamping changed, signed around middle grey and stretched so that the largest change is fully seen."""
     change = stamped.float() - clean.float()

@@ -7,6 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +21,7 @@ MARKS = {"asr not reached": "none", "too few samples": "few", "not finite": "err
 """The same in a cell of the heat map."""
 
 
+@lru_cache(maxsize=4096)  # class names come by once for every pair
 def printable(text: str) -> str:
     """Text with control and direction characters shown as escapes: names come from strangers' folders."""
     return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in _sound(text))
@@ -55,6 +57,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def ordinal(number: int) -> str:
+    """ "1st", "2nd", "11th", "103rd"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -108,6 +116,12 @@ class Size:
         """ "≈ 8 of 1,024 pixels"; empty where pixels mean nothing."""
         pixels = self.pixels(value)
         return "" if pixels is None else f"≈ {number(pixels, 0 if pixels >= 0.95 else 2)} of {self.area or 0:,} pixels"
+
+    def from_to(self, before: float, after: float) -> str:
+        """ "from a patch of about 18 pixels to one of about 40, of 1,024"; empty where pixels mean nothing."""
+        pixels = [self.pixels(value) for value in (before, after)]
+        first, last = ("less than 1" if p is None or p < 0.95 else f"about {number(p, 0)}" for p in pixels)
+        return "" if None in pixels else f"from a patch of {first} to one of {last} of {self.area or 0:,} pixels"
 
     @property
     def explanation(self) -> str:

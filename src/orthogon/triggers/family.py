@@ -17,7 +17,7 @@ class TriggerFamily(Protocol):
     """A differentiable image transformation with a size.
 
     Two descriptions of a trigger exist: *free* parameters, any real numbers, on which a gradient step is taken, and the
-    *trigger* itself, in its natural units, which is stamped, measured, stored and drawn.
+    *trigger* itself, in its natural units, which is stamped, measured, stored and drawn. Both may carry `constants`.
     """
 
     @property
@@ -30,12 +30,20 @@ class TriggerFamily(Protocol):
         """Of the size, in words that stand beside every number."""
         ...
 
-    def draw(self, image_shape: tuple[int, int, int], generator: torch.Generator) -> Trigger:
-        """Free parameters of one random trigger (1, ...), the start of one search."""
+    def typical(self, image_shape: tuple[int, int, int]) -> float:
+        """What sizes on such images are measured against: a search weighs its size by the inverse at the start."""
+        ...
+
+    def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """What a trigger (1, ...) for these samples in [0, 1] has to know of them; it is carried along and never searched."""
+        ...
+
+    def draw(self, samples: Float[Tensor, "count c h w"], generator: torch.Generator) -> Trigger:
+        """Free parameters of one random trigger (1, ...), with its constants: the start of one search on these samples."""
         ...
 
     def realise(self, free: Trigger) -> Trigger:
-        """The triggers (n, ...) that free parameters stand for, differentiably."""
+        """The triggers (n, ...) that free parameters stand for, differentiably but for the constants."""
         ...
 
     def free(self, trigger: Trigger) -> Trigger:
@@ -52,6 +60,10 @@ class TriggerFamily(Protocol):
 
     def size(self, trigger: Trigger) -> Float[Tensor, " n"]:
         """The size of each trigger in the family's unit, differentiably."""
+        ...
+
+    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
+        """The triggers with `share` of their size: where a warm search begins when the old trigger has become too large."""
         ...
 
     def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:

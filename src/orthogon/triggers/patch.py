@@ -28,9 +28,17 @@ class Patch:
     name: str = "patch"
     unit: str = "mask L1, summed over channels"
 
-    def draw(self, image_shape: tuple[int, int, int], generator: torch.Generator) -> Trigger:
+    def typical(self, image_shape: tuple[int, int, int]) -> float:
+        """The number of pixels."""
+        return float(image_shape[1] * image_shape[2])
+
+    def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """None: a mask and a pattern mean the same on any image."""
+        return {}
+
+    def draw(self, samples: Float[Tensor, "count c h w"], generator: torch.Generator) -> Trigger:
         """Free parameters of one random mask (1, 1, h, w) and pattern (1, c, h, w)."""
-        channels, height, width = image_shape
+        channels, height, width = samples.shape[1:]
         mask = 2 * self.start * torch.rand(1, 1, height, width, generator=generator)
         pattern = torch.rand(1, channels, height, width, generator=generator)
         return self.free({"mask": mask, "pattern": pattern})
@@ -55,6 +63,10 @@ class Patch:
     def size(self, trigger: Trigger) -> Float[Tensor, " n"]:
         """‖m‖₁ times the number of channels: the mask covers them all."""
         return trigger["pattern"].shape[1] * trigger["mask"].sum((1, 2, 3))
+
+    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
+        """The same pattern under a fainter mask."""
+        return {**trigger, "mask": trigger["mask"] * share}
 
     def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
         """Noise on mask and pattern, clipped to [0, 1]."""
