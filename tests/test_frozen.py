@@ -312,3 +312,39 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not has_compiler(CPU)
     assert not FrozenCopy(_classifier("linear"), _loss, CPU, Speed(torch.float32, compile=True)).compiled
+
+
+REFRESHED = ["convolution, norm", "tied convolution", "norm without affine", "branches on values", "resnet20"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [*REFRESHED, "pre-activation", "norm of the batch", "norm first", "tied weights", "script"])
+def test_a_refreshed_copy_equals_a_new_one(name: str, precision: torch.dtype) -> None:
+    """For folded norms, those that became affine maps, and untraceable networks; weights and statistics have changed."""
+    classifier, speed = _classifier(name).eval(), Speed(precision, compile=False, chunk=12)
+    batch = _batch(12, classifier.image_shape)
+    copy = FrozenCopy(classifier, _loss, CPU, speed)
+    stale = copy.logits(batch[0])
+    with torch.no_grad():
+        for tensor in classifier.network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1.5).add_(0.02)
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    copy.refresh(classifier)
+    new = FrozenCopy(classifier, _loss, CPU, speed)
+    for refreshed, expected in zip(copy.gradient(*batch), new.gradient(*batch), strict=True):
+        assert torch.equal(refreshed, expected)
+    assert torch.equal(copy.logits(batch[0]), new.logits(batch[0]))
+    assert not torch.equal(copy.logits(batch[0]), stale)
+    assert all(torch.equal(value, before[key]) for key, value in classifier.state_dict().items())
+
+
+def test_a_copy_takes_over_the_weights_of_another_classifier_of_the_same_network() -> None:
+    copy, other = FrozenCopy(_classifier("stride 2"), _loss, CPU, EXACT), _classifier("stride 2").train()
+    with torch.no_grad():
+        other.network[0].weight.neg_()
+    batch = _batch(8)
+    copy.refresh(other)
+    assert other.training
+    torch.testing.assert_close(copy.logits(batch[0]), _by_autograd(other.eval(), *batch)[0], atol=1e-4, rtol=1e-4)

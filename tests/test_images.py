@@ -109,6 +109,22 @@ def test_split_shares_nothing_and_loses_nothing(counts: list[int], fraction: flo
     assert sorted(ids(first) + ids(second)) == ids(images)
 
 
+@given(COUNTS, st.sampled_from(["first:1", "fraction:0.3", "per-class:2"]), st.integers(0, 99))
+def test_divide_gives_the_subset_and_the_rest(counts: list[int], spec: str, seed: int) -> None:
+    images = made(counts)
+    expected = images.subset(spec, seeded(seed))
+    if len(expected) == len(images):
+        with pytest.raises(ValueError, match=f"takes all {len(images)} images"):
+            images.divide(spec, seeded(seed))
+        return
+    part, rest = images.divide(spec, seeded(seed))
+    assert ids(part) == ids(expected)
+    assert ids(rest) == [i for i in ids(images) if i not in ids(part)]
+    assert part.labels.tolist() == images.labels[ids(part)].tolist()
+    assert rest.labels.tolist() == images.labels[ids(rest)].tolist()
+    assert (part.source, rest.source) == (f"made [{spec}]", f"made [without {spec}]")
+
+
 def test_subsets_by_place_and_by_class() -> None:
     images = made([30, 4])
     assert ids(images.subset("first:3", seeded())) == [0, 1, 2]
@@ -129,6 +145,8 @@ def test_subsets_by_place_and_by_class() -> None:
 def test_wrong_subsets_are_named(spec: str) -> None:
     with pytest.raises(ValueError, match="none of first:N"):
         made([30, 4]).subset(spec, seeded())
+    with pytest.raises(ValueError, match="none of first:N"):
+        made([30, 4]).divide(spec, seeded())
     with pytest.raises(ValueError, match=r"got 1\.2"):
         made([3]).split(1.2, seeded())
 

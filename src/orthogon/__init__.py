@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from orthogon.distance import Measurement, measure
     from orthogon.evaluate import PGDSettings, accuracy, near_chance, robust_accuracy
     from orthogon.frozen import Speed
+    from orthogon.hardening import Hardening, HardeningProgress, harden
     from orthogon.images import LabelledImages
     from orthogon.matrix import DistanceMatrix, improvement
+    from orthogon.methods import METHODS, HardeningSettings
     from orthogon.models import load_classifier, save_classifier
     from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
     from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol, Stage
@@ -30,15 +32,20 @@ if TYPE_CHECKING:
     from orthogon.report import compare, model_card, write_card, write_comparison, write_report
     from orthogon.results import write_triggers
     from orthogon.training import fit
-    from orthogon.triggers import FAMILIES, Patch, TriggerFamily
+    from orthogon.triggers import FAMILIES, Filter, Patch, TriggerFamily
 
     __version__: str
 
 __all__ = [
     "FAMILIES",
+    "METHODS",
     "PROTOCOLS",
     "Classifier",
     "DistanceMatrix",
+    "Filter",
+    "Hardening",
+    "HardeningProgress",
+    "HardeningSettings",
     "Inversion",
     "InversionSettings",
     "LabelledImages",
@@ -58,6 +65,7 @@ __all__ = [
     "choose_pairs",
     "compare",
     "fit",
+    "harden",
     "improvement",
     "load_classifier",
     "measure",
@@ -78,8 +86,10 @@ _HOMES = {
     "distance": ("Measurement", "measure"),
     "evaluate": ("PGDSettings", "accuracy", "near_chance", "robust_accuracy"),
     "frozen": ("Speed",),
+    "hardening": ("Hardening", "HardeningProgress", "harden"),
     "images": ("LabelledImages",),
     "matrix": ("DistanceMatrix", "improvement"),
+    "methods": ("METHODS", "HardeningSettings"),
     "models": ("load_classifier", "save_classifier"),
     "pairs": ("Inversion", "Outcome", "Pair", "choose_pairs"),
     "protocols": ("PROTOCOLS", "InversionSettings", "Protocol", "Stage"),
@@ -87,7 +97,7 @@ _HOMES = {
     "report": ("compare", "model_card", "write_card", "write_comparison", "write_report"),
     "results": ("write_triggers",),
     "training": ("fit",),
-    "triggers": ("FAMILIES", "Patch", "TriggerFamily"),
+    "triggers": ("FAMILIES", "Filter", "Patch", "TriggerFamily"),
 }
 _HOME_OF = {name: f"orthogon.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -11,7 +11,7 @@ from orthogon.cli import main
 from orthogon.cli import report as report_command
 
 Command = Callable[..., tuple[int, str, str]]
-COMMANDS = ("demo", "measure", "evaluate", "train", "compare", "report", "card")
+COMMANDS = ("demo", "measure", "evaluate", "train", "harden", "bench", "compare", "report", "card")
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import tyro
 
@@ -29,6 +30,8 @@ Commands
   demo        train a small model on built-in signs, measure it, write a report
   measure     class distances of a model: table, distances.json, triggers.safetensors, report.html
   evaluate    accuracy of a model, in all and per class; with --pgd also under attack
+  harden      enlarge the class distances of a model (MOTH and its baselines): a new checkpoint, before and after
+  bench       a paper's table on your own model: its methods with one budget, published figures beside yours
   train       train a model, good enough to be measured
   compare     two measured runs side by side, such as before and after hardening
   report      write report.html of a run again
@@ -63,6 +66,14 @@ def _command(name: str) -> type[Command]:
             from orthogon.cli.evaluate import Evaluate
 
             return Evaluate
+        case "harden":
+            from orthogon.cli.harden import Harden
+
+            return Harden
+        case "bench":
+            from orthogon.cli.bench import Bench
+
+            return Bench
         case "train":
             from orthogon.cli.train import Train
 
@@ -124,13 +135,15 @@ def parse(words: Sequence[str]) -> Command:
         ValueError: there is no command of that name.
     """
     kind = _command(words[0])
-    return tyro.cli(
+    parsed = tyro.cli(
         kind,
+        default=kind.preset(words[1:]),
         prog=f"orthogon {words[0]}",
         description=inspect.getdoc(kind),
         args=list(words[1:]),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+    return cast(Command, parsed)
 
 
 def _run(words: list[str], screen: Screen) -> int:

@@ -14,12 +14,14 @@ from orthogon.cli.words import Json
 
 @dataclass(frozen=True)
 class Card(Command):
-    """Distances of a measured run as a section for a model card: Markdown on standard output, or JSON.
+    """Distances of a run as a section for a model card: Markdown on standard output, or JSON.
 
     Examples:
       orthogon card runs/measure-net-1a2b3c4d >> README.md
+      orthogon card runs/harden-net-1a2b3c4d >> README.md
 
-    The run folder gets card.md and card.json.
+    The run folder gets card.md and card.json. Of a hardening run, the section is the hardened model's, and says too how it
+    was hardened and what that changed.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

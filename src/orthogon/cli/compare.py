@@ -14,10 +14,13 @@ from orthogon.cli.words import Json
 
 @dataclass(frozen=True)
 class Compare(Command):
-    """Two measured runs side by side, such as one model before and after hardening.
+    """Two runs side by side, such as one model before and after hardening, or hardened in two ways.
 
     Examples:
       orthogon compare runs/measure-before runs/measure-after
+      orthogon compare runs/harden-net-1a2b3c4d runs/harden-net-5e6f7a8b
+
+    Of a hardening run, the distances are those of the hardened model.
     """
 
     before: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_A")]

@@ -41,15 +41,24 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
     own = {name: getattr(words, name) for name in ("pairs", "family", "protocol", "samples", "draws", "seed")}
     settings = words_of(words.model, words.images) | own
-    search = _search_facts(words)
+    search = search_facts(words.protocol, words.samples, words.draws)
     hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
     inputs = {**hashes, "search": search}
     folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "measure", settings, inputs=inputs, fresh=words.fresh) as run:
         screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
-        clean = _check(words, classifier, images, screen)
-        measurement, seconds = _measure(words, classifier, images, pairs, run, screen)
+        clean = check_accuracy(classifier, images, words.seed, words.force, screen)
+        measurement, seconds = measure_pairs(
+            *(run, "pairs", "distances", screen, classifier, images, pairs),
+            family=words.family,
+            protocol=words.protocol,
+            samples=words.samples,
+            draws=words.draws,
+            seed=words.seed,
+            memory=words.memory,
+            device=words.device,
+        )
         facts = {
             "settings": {**settings, "samples": search["samples"], "search": search["settings"]},
             "versions": runs.versions(),
@@ -63,67 +72,114 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
         return _write(run, measurement, facts, images)
 
 
-def _search_facts(words: Measure) -> dict[str, Any]:
+def search_facts(protocol: str, samples: int | None, draws: int = 1) -> dict[str, Any]:
     """What the protocol's name stands for in this version.
 
     Raises:
         ValueError: --samples or --draws is below 1.
     """
-    for name in ("samples", "draws"):
-        if (asked := getattr(words, name)) is not None and asked < 1:
+    for name, asked in (("samples", samples), ("draws", draws)):
+        if asked is not None and asked < 1:
             raise ValueError(f"--{name} must be at least 1, got {asked}")
-    protocol = PROTOCOLS[words.protocol]
-    return asdict(protocol if words.samples is None else replace(protocol, samples=words.samples))
+    known = PROTOCOLS[protocol]
+    return asdict(known if samples is None else replace(known, samples=samples))
 
 
-def _check(words: Measure, classifier: Classifier, images: LabelledImages, screen: Screen) -> Evaluation:
-    """Clean accuracy on a sample, and a refusal where it is near chance."""
+def check_accuracy(classifier: Classifier, images: LabelledImages, seed: int, force: bool, screen: Screen) -> Evaluation:
+    """Clean accuracy on a sample, and a refusal where it is near chance, unless forced.
+
+    Raises:
+        NearChance: it is, and nothing was forced.
+    """
     if len(images) > CHECKED:
         each = math.ceil(CHECKED / len(images.classes))
-        images = images.subset(f"per-class:{each}", generator(words.seed))
+        images = images.subset(f"per-class:{each}", generator(seed))
     with screen.meter("clean accuracy") as update:
         clean = accuracy(classifier, images, on_progress=lambda done: update(done, ""))
     low, high = clean.interval
     screen.say(f"clean accuracy {clean.accuracy:.2%} on {clean.total:,} images (95 %: {low:.1%} to {high:.1%})")
     reason = near_chance(clean)
-    if reason is not None and not words.force:
-        raise NearChance(f"{reason}; put it right, or measure all the same with --force")
+    if reason is not None and not force:
+        raise NearChance(f"{reason}; put it right, or go on all the same with --force")
     if reason is not None:
         screen.say(f"going on, as --force says, although {reason}")
     return clean
 
 
-def _measure(
-    words: Measure, classifier: Classifier, images: LabelledImages, pairs: list[Pair], run: Run, screen: Screen
+def measure_pairs(
+    run: Run,
+    name: str,
+    title: str,
+    screen: Screen,
+    classifier: Classifier,
+    images: LabelledImages,
+    pairs: list[Pair],
+    *,
+    family: str,
+    protocol: str,
+    samples: int | None,
+    seed: int,
+    device: str,
+    draws: int = 1,
+    memory: float | None = None,
 ) -> tuple[Measurement, float]:
-    """The measurement, and the seconds that it took in all processes that worked on it."""
-    finished = _read_finished(run.path("pairs"), pairs)
+    """A measurement, and the seconds that it took in all processes that worked on it.
+
+    Finished pairs stand in the run's folder `name`, and are not measured again; `title` is what the progress bar says.
+    """
+    if short := _require_samples(images, pairs, search_facts(protocol, samples, draws)["samples"]):
+        screen.say(short)
+    folder = run.path(name)
+    finished = _read_finished(folder, pairs)
     if finished:
-        screen.say(f"{len(finished)} of {len(pairs)} pairs are finished already")
-    earlier = max((event.get("seconds", 0.0) for event in runs.read_events(run.folder)), default=0.0)
+        screen.say(f"{title}: {len(finished)} of {len(pairs)} pairs are finished already")
+    told = (event for event in runs.read_events(run.folder) if event.get("part", "pairs") == name)
+    earlier = max((event.get("seconds", 0.0) for event in told), default=0.0)
     began = time.monotonic()
 
     def keep(inversion: Inversion) -> None:
-        write_inversion(_pair_file(run.path("pairs"), inversion.pair), inversion)
-        run.event("pair", **_told(inversion), seconds=round(earlier + time.monotonic() - began, 3))
+        write_inversion(_pair_file(folder, inversion.pair), inversion)
+        run.event("pair", part=name, **_told(inversion), seconds=round(earlier + time.monotonic() - began, 3))
 
-    with screen.meter("distances") as update:
+    with screen.meter(title) as update:
         measurement = measure(
             classifier,
             images,
             pairs=pairs,
-            family=FAMILIES[words.family],
-            protocol=words.protocol,
-            seed=words.seed,
-            samples=words.samples,
-            draws=words.draws,
-            memory=words.memory,
-            device=str(pick_device(words.device)),
+            family=FAMILIES[family],
+            protocol=protocol,
+            seed=seed,
+            samples=samples,
+            draws=draws,
+            memory=memory,
+            device=str(pick_device(device)),
             finished=finished,
             on_finished=keep,
             on_progress=_shown_by(update),
         )
     return measurement, earlier + (time.monotonic() - began if len(finished) < len(pairs) else 0.0)
+
+
+def _require_samples(images: LabelledImages, pairs: list[Pair], samples: int) -> str:
+    """Refuse where no pair has images enough; which classes have too few, in words, where only some have.
+
+    Raises:
+        ValueError: naming what there is and what would be right.
+    """
+    counts, whole = images.counts(), len(images)
+    most = max(whole - counts[p.target] if p.victim is None else counts[p.victim] for p in pairs)
+    if most < samples:
+        raise ValueError(
+            f"every victim class has fewer than {samples} images (the largest has {most}): give more images, a protocol that "
+            f"needs fewer (screen: {PROTOCOLS['screen'].samples}), or --samples {max(most, 1)}"
+        )
+    short = [
+        f"{images.classes[c]} {counts[c]}"
+        for c in sorted({p.victim for p in pairs if p.victim is not None})
+        if counts[c] < samples
+    ]
+    listed = ", ".join(short[:10]) + (", …" if len(short) > 10 else "")
+    return f"fewer than {samples} images, so their pairs as victims are left out: {listed}" if short else ""
 
 
 def _write(run: Run, measurement: Measurement, facts: dict[str, Any], images: LabelledImages) -> Result:
@@ -133,9 +189,18 @@ def _write(run: Run, measurement: Measurement, facts: dict[str, Any], images: La
     runs.write_json(run.path("distances.json"), data)
     page = report.write_report(run.folder)
     run.event("finished", seconds=facts["seconds"])
-    mean = f"mean distance {matrix.mean():.2f} ({matrix.unit})"
-    shown = [report.distance_table(matrix), report.pairs_table(matrix), f"{mean}\nreport: {page}"]
+    found = bool(matrix.values.isfinite().any())
+    shown: list[Any] = [report.distance_table(matrix), report.pairs_table(matrix)] if found else []
+    told = [f"mean distance {matrix.mean():.2f} ({matrix.unit})"] if found else []
+    told += [_universal(entry, matrix.classes, matrix.unit) for entry in matrix.facts.get("universal", [])]
+    shown.append("\n".join([*told, f"report: {page}"]))
     return Result({**data, "run": str(run.folder), "report": str(page)}, shown)
+
+
+def _universal(entry: dict[str, Any], classes: tuple[str, ...], unit: str) -> str:
+    """A universal trigger in one line."""
+    size = entry["outcome"] if entry["value"] is None else f"{entry['value']:.2f} ({unit}), {entry['asr']:.0%} turned"
+    return f"every class to {classes[entry['target']]}: {size}"
 
 
 def _pair_file(folder: Path, pair: Pair) -> Path:
@@ -165,6 +230,6 @@ def _told(inversion: Inversion) -> dict[str, Any]:
 
 def _shown_by(update: Callable[[float, str], None]) -> Callable[[Progress], None]:
     def progressed(progress: Progress) -> None:
-        update(progress.done, f"{progress.pairs_done} of {progress.pairs} pairs {progress.note}".rstrip())
+        update(progress.done, f"{progress.pairs_done} of {progress.pairs} pairs")
 
     return progressed

@@ -14,10 +14,11 @@ from orthogon.cli.words import Json
 
 @dataclass(frozen=True)
 class Report(Command):
-    """Write report.html of a measured run again, from its files alone.
+    """Write report.html of a measured or a hardening run again, from its files alone.
 
     Examples:
       orthogon report runs/measure-net-1a2b3c4d
+      orthogon report runs/harden-net-1a2b3c4d
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

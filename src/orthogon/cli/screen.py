@@ -33,6 +33,11 @@ class Command(ABC):
     json: bool
     """Whether the result is printed as JSON."""
 
+    @classmethod
+    def preset(cls, words: Sequence[str]) -> Command | None:
+        """What the words not given stand for, where that depends on the others; None: the dataclass's own defaults."""
+        return None
+
     @abstractmethod
     def run(self, screen: Screen) -> Result:
         """Do it; messages and progress go to the screen."""

@@ -97,6 +97,10 @@ def _data(words: Train) -> tuple[LabelledImages, LabelledImages]:
     if judged.digest() != whole.digest():
         return training, judged
     judged, training = training.split(words.held_out, generator(words.seed))
+    if not (len(judged) and len(training)):
+        raise ValueError(
+            f"--held-out {words.held_out} leaves no images to judge by, or none to train on; give 0.1, or more images"
+        )
     return training, judged
 
 

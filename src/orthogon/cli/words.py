@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,7 +78,11 @@ class ImageWords:
 
 def words_of(*groups: Any) -> dict[str, Any]:
     """The words of dataclasses as one flat dictionary, for settings.json."""
-    return {name: value for group in groups for name, value in asdict(group).items()}
+    words = {name: value for group in groups for name, value in asdict(group).items()}
+    for name in ("model", "data"):  # images and images/ are one folder
+        if isinstance(words.get(name), str) and os.path.exists(words[name]):  # noqa: PTH110 - a Path would cut "hf:a//b"
+            words[name] = os.path.normpath(words[name])
+    return words
 
 
 def default_folder(command: str, stem: str, settings: dict[str, Any]) -> Path:

@@ -1,0 +1,246 @@
+"""The work of `orthogon harden`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from orthogon import models, report, runs
+from orthogon.classifier import Classifier
+from orthogon.cli.harden import Harden
+from orthogon.cli.measuring import check_accuracy, measure_pairs, search_facts
+from orthogon.cli.screen import Result, Screen
+from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.words import default_folder, stem_of, words_of
+from orthogon.data import DataError
+from orthogon.hardening import Hardening, HardeningProgress, harden
+from orthogon.images import LabelledImages
+from orthogon.matrix import DistanceMatrix, improvement, plain
+from orthogon.pairs import choose_pairs
+from orthogon.results import write_triggers
+from orthogon.runs import Run
+from orthogon.triggers import FAMILIES
+
+
+def harden_and_write(words: Harden, screen: Screen) -> Result:
+    """Measure, harden, measure again; what a former process finished is taken from the folder.
+
+    Raises:
+        NearChance: the clean accuracy is near chance, and no --force.
+        OtherSettings: the folder holds another run.
+        ValueError, OSError: whatever else is wrong with the words, the model, the data or the folder.
+    """
+    screen.say("loading the model and the images")
+    classifier, held_out, training = _open(words)
+    own = {name: getattr(words, name) for name in ("method", "held_out", "minutes", "min_accuracy", "seed")}
+    own |= {name: getattr(words, name) for name in ("measure", "pairs", "samples")}
+    settings = words_of(words.model, words.images) | own | asdict(words.settings)
+    hashes = {"model": model_digest(words.model, classifier), "data": held_out.digest(), "training": training.digest()}
+    inputs: dict[str, Any] = dict(hashes)
+    if words.measure != "none":
+        inputs["search"] = search_facts(words.measure, words.samples)
+    stem = f"{words.method}-{stem_of(words.model.model)}"
+    folder = words.out or default_folder("harden", stem, {**settings, "inputs": inputs})
+    classifier.to(pick_device(words.device))
+    with Run.open(folder, "harden", settings, inputs=inputs, fresh=words.fresh) as run:
+        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
+        work = _Work(words, run, screen, classifier, held_out, training, hashes)
+        before = work.before()
+        record, hardened = work.hardened()
+        after = None if before is None else work.measured("after", hardened, record["hashes"]["hardened"])
+        run.event("finished", seconds=record["seconds"]["total"])
+        return _result(run, record, before, after)
+
+
+def _open(words: Harden) -> tuple[Classifier, LabelledImages, LabelledImages]:
+    """The model, the held-out images and those to train on."""
+    asked = words.images if words.images.split else replace(words.images, split="train")
+    try:
+        classifier, images = open_subject(words.model, asked, words.seed)
+    except DataError:
+        if words.images.split:
+            raise
+        classifier, images = open_subject(words.model, words.images, words.seed)  # no split of that name: all there is
+    held_out, training = images.divide(words.held_out, generator(words.seed))
+    return classifier, held_out, training
+
+
+class _Work:
+    """The parts of a hardening run, each of which is done once."""
+
+    def __init__(
+        self,
+        words: Harden,
+        run: Run,
+        screen: Screen,
+        classifier: Classifier,
+        held_out: LabelledImages,
+        training: LabelledImages,
+        hashes: dict[str, str],
+    ) -> None:
+        self.words, self.run, self.screen = words, run, screen
+        self.classifier, self.held_out, self.training, self.hashes = classifier, held_out, training, hashes
+        self.clean = check_accuracy(classifier, held_out, words.seed, words.force, screen)
+
+    def before(self) -> DistanceMatrix | None:
+        """The distances of the model as it came: measured, or taken from --before."""
+        words = self.words
+        if words.measure == "none":
+            return None
+        if words.before is None or self.run.path("before.json").exists():
+            return self.measured("before", self.classifier, self.hashes["model"])
+        try:
+            record = json.loads(words.before.read_text())
+            matrix, changes = DistanceMatrix.from_json(record), self._changes(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"--before {words.before} holds no class distances; give a distances.json or before.json") from error
+        if changes:
+            raise ValueError(
+                f"--before {words.before} was measured otherwise ({'; '.join(changes)}): measure it anew with the same "
+                "--model, images, pairs and protocol, or leave --before out"
+            )
+        runs.write_json(self.run.path("before.json"), record)
+        return matrix
+
+    def _changes(self, record: dict[str, Any]) -> list[str]:
+        """In what distances differ that were measured on another model, on other images or in another way."""
+        search = search_facts(self.words.measure, self.words.samples)
+        known = {"model": record["hashes"]["model"], "data": record["hashes"]["data"], "protocol": record["protocol"]}
+        known |= {"family": record["family"], **{name: record["settings"][name] for name in ("samples", "pairs")}}
+        asked = {"model": self.hashes["model"], "data": self.hashes["data"], "protocol": self.words.measure}
+        asked |= {"family": self.words.settings.family, "samples": search["samples"], "pairs": self.words.pairs}
+        return runs.differences(known, asked)
+
+    def measured(self, name: str, classifier: Classifier, digest: str) -> DistanceMatrix:
+        """The distances of a model on the held-out images, in NAME.json and NAME.safetensors."""
+        words, path = self.words, self.run.path(f"{name}.json")
+        if path.exists():
+            return DistanceMatrix.from_json(json.loads(path.read_text()))
+        pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
+        family = words.settings.family
+        measurement, seconds = measure_pairs(
+            *(self.run, name, f"distances {name}", self.screen, classifier, self.held_out, pairs),
+            family=family,
+            protocol=words.measure,
+            samples=words.samples,
+            seed=words.seed,
+            device=words.device,
+        )
+        search = search_facts(words.measure, words.samples)
+        facts = {
+            "settings": {"pairs": words.pairs, "seed": words.seed, "samples": search["samples"], "search": search["settings"]},
+            "versions": runs.versions(),
+            "hashes": {"model": digest, "data": self.hashes["data"]},
+            "seconds": round(seconds, 1),
+            "accuracy": self.clean.accuracy if name == "before" else self._record()["accuracy"]["after"],
+            "accuracy_images": len(self.held_out),
+            "model": model_facts(words.model, classifier),
+            "data": self.held_out.source,
+        }
+        matrix = replace(measurement.matrix, facts={**measurement.matrix.facts, **facts})
+        write_triggers(self.run.path(f"{name}.safetensors"), measurement, self.held_out, FAMILIES[family])
+        runs.write_json(path, matrix.to_json())
+        return matrix
+
+    def hardened(self) -> tuple[dict[str, Any], Classifier]:
+        """The record of the hardening, and the hardened model; both from the folder where they are finished."""
+        model = self.run.path("model.safetensors")
+        if self.run.path("hardening.json").exists():
+            self.screen.say("this hardening is finished already; --fresh hardens anew")
+            hardened = copy.deepcopy(self.classifier)
+            hardened.network.load_state_dict(load_file(model))
+            return self._record(), hardened.to(pick_device(self.words.device))
+        checkpoint = self.run.path("checkpoint.safetensors")
+        with self.screen.meter("hardening") as update:
+            made = harden(
+                *(self.classifier, self.training, self.held_out, self.words.settings),
+                seed=self.words.seed,
+                minutes=self.words.minutes,
+                min_accuracy=self.words.min_accuracy,
+                checkpoint=checkpoint,
+                on_progress=_shown_by(update),
+            )
+        for note in (*made.notes, *(restart.reason for restart in made.history.restarts)):
+            self.screen.say(note)
+        self._write(made, model)
+        checkpoint.unlink(missing_ok=True)
+        return self._record(), made.classifier
+
+    def _write(self, made: Hardening, path: Path) -> None:
+        """model.safetensors with its card, and hardening.json, which says that all is done."""
+        words = self.words
+        facts = {
+            "accuracy": made.accuracy_after,
+            "accuracy_images": len(self.held_out),
+            "provenance": f"{words.model.model}, hardened by orthogon harden {words.method} on {self.training.source}; "
+            f"accuracy on {self.held_out.source}",
+            "hardening": self.run.settings,
+            "hashes": self.hashes,
+            "versions": runs.versions(),
+        }
+        models.save_classifier(made.classifier, path, facts)
+        record = {
+            "method": words.method,
+            "family": words.settings.family,
+            "unit": FAMILIES[words.settings.family].unit,
+            "classes": list(self.classifier.classes),
+            "settings": self.run.settings,
+            "stopped": made.stopped,
+            "step": made.step,
+            "best_step": made.best_step,
+            "picks_total": len(made.history.picks["step"]),
+            "accuracy": {
+                "before": made.accuracy_before,
+                "after": made.accuracy_after,
+                "images": len(self.held_out),
+                "bound": round(made.accuracy_before - made.floor, 6),
+                "data": self.held_out.source,
+            },
+            **made.history.to_json(),
+            "notes": list(made.notes),
+            "versions": runs.versions(),
+            "hashes": {**self.hashes, "hardened": runs.digest(path)},
+            "model": model_facts(words.model, self.classifier),
+            "data": self.training.source,
+        }
+        runs.write_json(self.run.path("hardening.json"), record)
+
+    def _record(self) -> dict[str, Any]:
+        return json.loads(self.run.path("hardening.json").read_text())
+
+
+def _result(run: Run, record: dict[str, Any], before: DistanceMatrix | None, after: DistanceMatrix | None) -> Result:
+    page = report.write_report(run.folder)
+    model, seen, seconds = run.path("model.safetensors"), record["accuracy"], record["seconds"]["total"]
+    told = [
+        f"accuracy on {seen['images']:,} held-out images: {seen['before']:.2%} before, {seen['after']:.2%} after",
+        f"hardened in {seconds / 60:.1f} minutes; the kept model is that of step {record['best_step']:,} of {record['step']:,}",
+        f"model: {model}\nreport: {page}",
+    ]
+    data = {key: value for key, value in record.items() if key not in ("picks", "checks")}
+    data |= {"run": str(run.folder), "model_file": str(model), "report": str(page)}
+    if before is None or after is None:
+        return Result(data, ["\n".join(told)])
+    grown = improvement(before, after)
+    data |= {"mean_before": plain(before.mean()), "mean_after": plain(after.mean()), "increase": plain(grown)}
+    means = f"mean distance {before.mean():.2f} before, {after.mean():.2f} after ({after.unit})"
+    increase = f"; average increase {grown:+.1%}" if math.isfinite(grown) else ""
+    return Result(data, [report.distance_table(after), report.pairs_table(after), "\n".join([means + increase, *told])])
+
+
+def _shown_by(update: Callable[[float, str], None]) -> Callable[[HardeningProgress], None]:
+    def progressed(progress: HardeningProgress) -> None:
+        pairs = [f"{'*' if p.victim is None else p.victim}-{p.target}" for arm in progress.arms for p in arm[:1]]
+        listed = ", ".join(pairs[:4]) + (", …" if len(pairs) > 4 else "")
+        seen = f", accuracy {progress.check.accuracy:.1%}" if progress.check else ""
+        size = f", triggers {progress.distance:.1f}" if math.isfinite(progress.distance) else ""
+        update(progress.done, f"{progress.phase} {listed}{size}{seen}")
+
+    return progressed

@@ -1,0 +1,128 @@
+"""Hardening methods, each a few declared choices: which triggers, which pairs, in what order, and how the model trains.
+
+Apart from the loop, so that the command line tells them without waiting for PyTorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class HardeningSettings:
+    """How a model is hardened. The first six fields make the method; the others are its numbers."""
+
+    family: str = "patch"
+    """Of the triggers: patch, or filter (colour statistics)."""
+    arms: Literal["symmetric", "directed", "universal", "none"] = "symmetric"
+    """What is hardened together: both directions of a pair (MOTH, section IV-B), one direction, every class to one target,
+    or nothing."""
+    schedule: Literal["k-arm", "round robin", "random", "once"] = "k-arm"
+    """Which arms come next: the most promising (MOTH, section IV-C), all in turn, any, or always the smallest universal
+    trigger of the warm-up (Neural Cleanse's unlearning)."""
+    warm_up: Literal["universal", "pairs", "none"] = "universal"
+    """What the first look at every pair is: a universal trigger per class (Eq. 3-4), a trigger per pair, or none."""
+    reuse: bool = True
+    """Start an inversion from the last trigger of its pair and from its size's weight (MOTH, section IV-D)."""
+    adversary: Literal["none", "pgd", "universal perturbation"] = "none"
+    """What the clean images of a step go through first: nothing, PGD, or one perturbation for all images."""
+
+    steps: int = 300
+    """Updates of the weights in all, those of the warm-up included; the learning rate falls to zero at the last."""
+    arms_per_pick: int = 8
+    """Arms whose triggers are searched in one batch."""
+    updates_per_pick: int = 3
+    """Updates of the weights with the triggers of one pick (authors' release: 3)."""
+    batch: int = 128
+    """Clean images per update."""
+    stamped: int = 64
+    """Stamped images per update, beside the clean ones: as many of each direction."""
+    learning_rate: float = 0.004
+    """The highest of the updates; SGD with Nesterov's momentum."""
+    momentum: float = 0.9
+    """Of Nesterov's SGD."""
+    weight_decay: float = 5e-4
+    """On weights; never on biases and normalisation layers."""
+    average: float = 0.99
+    """Decay per update of the moving average of the weights, which is judged and kept; 0: the weights themselves."""
+    batch_norm: Literal["update", "freeze"] = "update"
+    """Whether BatchNorm keeps learning its statistics from the batches."""
+    shift: float = 0.125
+    """Longest random shift of a training image, as a share of its side."""
+    flip: bool = False
+    """Mirror half of the training images; right for objects (CIFAR-10), wrong for digits and signs."""
+
+    first_inversion: int = 60
+    """Gradient steps of an inversion that starts from nothing."""
+    inversion: int = 15
+    """Gradient steps of one that starts from the pair's last trigger."""
+    shrink: float = 0.8
+    """A reused trigger's size when its inversion starts, as a share of what it was: what the model has unlearned of it goes,
+    and what still works grows back; without it triggers grow from pick to pick until they cover the image."""
+    warm_up_inversion: int = 60
+    """Gradient steps of a universal trigger in the warm-up."""
+    trigger_samples: int = 16
+    """Images of the victim class, drawn anew for every inversion, that a trigger is searched on."""
+    prior_samples: int = 10
+    """Images of each class whose change of loss ranks the pairs after the warm-up (Eq. 4: m)."""
+    asr: float = 0.9
+    """Share of the samples that a trigger has to turn."""
+    train_in_warm_up: bool = True
+    """Whether the warm-up's triggers are trained on too (authors' release) or only looked at."""
+    epsilon: float = 0.3
+    """Share of the arms that are chosen at random (Eq. 5)."""
+    horizon: int = 40
+    """Picks until the scheduler relies on what it saw alone (Eq. 7)."""
+
+    max_accuracy_loss: float = 0.01
+    """How much held-out accuracy may be lost, as a share: the kept model is never worse."""
+    check_every: int = 30
+    """Updates between two looks at the held-out accuracy, each of which may replace the kept model."""
+    bound: float = 8 / 255
+    """Of the adversary's perturbation (L-infinity, images in [0, 1]); the papers' bounds are in evaluate.PGD_BOUNDS."""
+    adversary_steps: int = 7
+    """Gradient steps of PGD per image."""
+
+    def __post_init__(self) -> None:
+        counted = ("steps", "arms_per_pick", "updates_per_pick", "batch", "first_inversion", "inversion", "warm_up_inversion")
+        counted = (*counted, "trigger_samples", "prior_samples", "horizon", "check_every", "adversary_steps")
+        at_least = {1: counted, 0: ("stamped", "weight_decay")}
+        for least, names in at_least.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for name in ("asr", "epsilon", "bound", "max_accuracy_loss", "shrink"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and 0 <= self.shift <= 0.5):
+            raise ValueError(f"learning_rate must be above 0 and shift from 0 to 0.5, got {self.learning_rate}, {self.shift}")
+        if self.arms == "none" and self.adversary == "none":
+            raise ValueError('arms "none" and adversary "none" leave nothing to harden against; choose one of them')
+        if self.schedule == "once" and not (self.arms == "universal" and self.warm_up == "universal"):
+            raise ValueError('schedule "once" trains on a trigger of the warm-up: it needs arms and warm_up "universal"')
+        if self.schedule == "k-arm" and (self.arms not in ("symmetric", "directed") or self.warm_up == "none"):
+            raise ValueError(
+                'schedule "k-arm" ranks pairs by what the warm-up saw: it needs arms "symmetric" or "directed", and a warm-up'
+            )
+
+
+MOTH = HardeningSettings()
+"""Patch triggers, both directions together, the most promising pair next."""
+
+METHODS: dict[str, HardeningSettings] = {
+    "moth": MOTH,
+    "moth-filter": replace(MOTH, family="filter"),
+    "asymmetric": replace(MOTH, arms="directed"),
+    "universal": replace(MOTH, arms="universal", schedule="round robin", warm_up="none"),
+    "pairwise": replace(MOTH, schedule="round robin", warm_up="none"),
+    "nc": replace(MOTH, arms="universal", schedule="once"),
+    "adversarial": replace(MOTH, arms="none", schedule="round robin", warm_up="none", adversary="pgd"),
+    "universal-adversarial": replace(
+        MOTH, arms="none", schedule="round robin", warm_up="none", adversary="universal perturbation", bound=4 / 255
+    ),
+}
+"""Every method by the name that the command line gives it."""
