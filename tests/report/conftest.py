@@ -25,6 +25,25 @@ def write_run(
     **changes: Any,
 ) -> Path:
     """A finished run of those distances; pairs without a value that `failed` does not name were not measured."""
+    record = distance_record(values, classes, failed=failed, image_shape=image_shape, **changes)
+    runs.write_json(folder / "distances.json", record)
+    settings = {"model": "a net.safetensors", "seed": 3, "force": False, "arch": None}
+    started = {"command": "measure", "settings": settings, "versions": {}, "started": "2026-01-02T03:04:05+00:00"}
+    runs.write_json(folder / "settings.json", started)
+    if pictures:
+        write_pictures(folder / "triggers.safetensors", record["values"], image_shape)
+    return folder
+
+
+def distance_record(
+    values: Sequence[Sequence[float | None]],
+    classes: Sequence[str],
+    *,
+    failed: dict[tuple[int, int], str] | None = None,
+    image_shape: tuple[int, int, int] = (3, 12, 12),
+    **changes: Any,
+) -> dict[str, Any]:
+    """What distances.json, before.json and after.json hold."""
     failed = failed or {}
     count = len(classes)
     outcomes = [
@@ -32,7 +51,7 @@ def write_run(
     ]
     shown = [[None if (v, t) in failed else values[v][t] for t in range(count)] for v in range(count)]
     asr = [[{"found": 0.93, "asr not reached": 0.4}.get(o or "") for o in row] for row in outcomes]
-    record = {
+    return {
         "unit": UNIT,
         "protocol": "fast",
         "family": "patch",
@@ -49,16 +68,10 @@ def write_run(
         "model": {"path": "/home/alice/net.safetensors", "image_shape": list(image_shape)},
         "data": "/home/alice/pictures, first:2000",
     } | changes
-    runs.write_json(folder / "distances.json", record)
-    settings = {"model": "a net.safetensors", "seed": 3, "force": False, "arch": None}
-    started = {"command": "measure", "settings": settings, "versions": {}, "started": "2026-01-02T03:04:05+00:00"}
-    runs.write_json(folder / "settings.json", started)
-    if pictures:
-        _write_triggers(folder, shown, image_shape)
-    return folder
 
 
-def _write_triggers(folder: Path, values: Any, image_shape: tuple[int, int, int]) -> None:
+def write_pictures(path: Path, values: Any, image_shape: tuple[int, int, int]) -> None:
+    """What triggers.safetensors, before.safetensors and after.safetensors hold: here one sticker for every pair."""
     pairs = [(v, t) for v, row in enumerate(values) for t, value in enumerate(row) if value is not None][:150]
     generator = torch.Generator().manual_seed(0)
     count = len(pairs)
@@ -74,7 +87,7 @@ def _write_triggers(folder: Path, values: Any, image_shape: tuple[int, int, int]
         "trigger.mask": mask,
         "trigger.pattern": torch.ones(count, *image_shape),
     }
-    runs.write_tensors(folder / "triggers.safetensors", tensors)
+    runs.write_tensors(path, tensors)
 
 
 def distances(count: int, seed: int = 0) -> list[list[float | None]]:
@@ -85,6 +98,20 @@ def distances(count: int, seed: int = 0) -> list[list[float | None]]:
 
 def names(count: int) -> list[str]:
     return [f"class {k}" for k in range(count)]
+
+
+@pytest.fixture
+def hardening_of(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a hardening run of n classes under a name and returns its folder; further words as for `write_hardening`."""
+
+    def make(count: int = 10, name: str = "hardened", **words: Any) -> Path:
+        from .hardenings import write_hardening
+
+        before = distances(count)
+        after = [[None if v is None else round(v * (1.2 + 0.05 * (i % 9)), 3) for v in row] for i, row in enumerate(before)]
+        return write_hardening(tmp_path / name, **({"before": before, "after": after, "classes": names(count)} | words))
+
+    return make
 
 
 @pytest.fixture

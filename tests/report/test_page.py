@@ -59,7 +59,7 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def _assert_self_contained(page: Page) -> None:
+def assert_self_contained(page: Page) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org)", page.source)
     assert not re.search(r"@import|url\(", page.source)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
@@ -72,7 +72,7 @@ def test_a_page_of_any_number_of_classes_is_whole(
     run_of: Callable[..., Path], count: int, image_shape: tuple[int, int, int]
 ) -> None:
     page = Page(write_report(run_of(count, image_shape=image_shape)))
-    _assert_self_contained(page)
+    assert_self_contained(page)
     assert f"of {count * (count - 1):,} measured" in page.text
     assert page.tags.count("td") > count**2
     assert all(page.get("img", "alt"))
@@ -83,7 +83,7 @@ def test_a_heat_map_too_large_for_a_table_is_a_picture(run_of: Callable[..., Pat
     for k in range(139):
         values[k][k + 1] = 20.0 + k
     page = Page(write_report(run_of(140, values=values)))
-    _assert_self_contained(page)
+    assert_self_contained(page)
     assert any("139 rows, 139 columns" in alt for alt in page.get("img", "alt"))
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_found_nothing_still_has_a_page(run_of: Callable[..., Path]) 
 
 def test_hostile_class_names_are_text(run_of: Callable[..., Path]) -> None:
     page = Page(write_report(run_of(5, classes=HOSTILE)))
-    _assert_self_contained(page)
+    assert_self_contained(page)
     assert "<script>alert(1)</script>" in page.texts
     assert "{{ 7*7 }}" in page.texts
     assert "\u202e" not in page.source

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
-from orthogon import runs
-from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows, read_run
+from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows
 from orthogon.report.summary import headline
 from orthogon.report.words import decimals, number, percent, printable, without_folders
 
@@ -18,31 +16,13 @@ WHOLE_MATRIX = 20
 """Up to so many classes the Markdown holds the whole matrix; the JSON always does."""
 
 
-def model_card(run_folder: Path) -> tuple[str, dict[str, Any]]:
-    """The section of a model card as (Markdown, JSON-like data); absolute paths are cut to their last part.
-
-    Raises:
-        ValueError: the folder is no finished run.
-    """
-    run = read_run(run_folder)
-    return _markdown(run), _data(run)
+def measured_card(run: MeasuredRun) -> tuple[str, dict[str, Any]]:
+    """The section of a measured run as (Markdown, JSON-like data)."""
+    return _markdown(run), card_data(run)
 
 
-def write_card(run_folder: Path) -> tuple[Path, Path]:
-    """Writes card.md and card.json into a run's folder and returns their paths.
-
-    Raises:
-        ValueError: the folder is no finished run.
-        RunError: the files cannot be written.
-    """
-    text, data = model_card(run_folder)
-    markdown, json = run_folder / "card.md", run_folder / "card.json"
-    runs.write_text(markdown, text)
-    runs.write_json(json, data)
-    return markdown, json
-
-
-def _data(run: MeasuredRun) -> dict[str, Any]:
+def card_data(run: MeasuredRun) -> dict[str, Any]:
+    """The numbers of a card, JSON-like; null where there is none."""
     rows = pair_rows(run.matrix)
     found = [row for row in rows if row.found]
     names = ("model", "data", "accuracy", "seconds", "versions", "hashes")
@@ -67,7 +47,7 @@ def _pair(run: MeasuredRun, row: PairRow) -> dict[str, Any]:
 
 
 def _markdown(run: MeasuredRun) -> str:
-    parts = ["## Class distances", " ".join(_safe(sentence) for sentence in headline(run))]
+    parts = ["## Class distances", " ".join(safe(sentence) for sentence in headline(run))]
     parts += [_facts(run), "### Closest pairs", _closest(run)]
     if len(run.matrix.classes) <= WHOLE_MATRIX:
         parts += [
@@ -95,7 +75,7 @@ def _facts(run: MeasuredRun) -> str:
     facts += [("Accuracy on clean images", f"{100 * accuracy:.2f} %")] if isinstance(accuracy, int | float) else []
     facts += [("Measured with", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
     facts += [(f"Hash of {name}", str(digest)) for name, digest in (run.record.get("hashes") or {}).items()]
-    return _table(["", ""], [[name, value] for name, value in facts], numbers_from=2)
+    return table(["", ""], [[name, value] for name, value in facts], numbers_from=2)
 
 
 def _closest(run: MeasuredRun) -> str:
@@ -111,7 +91,7 @@ def _closest(run: MeasuredRun) -> str:
         ]
         for row in found
     ]
-    return _table(["Victim", "Target", "Distance", "Patch", "Success rate"], lines, numbers_from=2)
+    return table(["Victim", "Target", "Distance", "Patch", "Success rate"], lines, numbers_from=2)
 
 
 def _matrix(run: MeasuredRun) -> str:
@@ -121,7 +101,7 @@ def _matrix(run: MeasuredRun) -> str:
         [name, *("" if v == t else number(float(values[v, t]), places) for t in range(len(classes)))]
         for v, name in enumerate(classes)
     ]
-    return _table(["", *classes], lines, numbers_from=1)
+    return table(["", *classes], lines, numbers_from=1)
 
 
 def _reading(run: MeasuredRun) -> str:
@@ -134,13 +114,14 @@ def _reading(run: MeasuredRun) -> str:
     )
 
 
-def _table(head: list[str], lines: list[list[str]], numbers_from: int) -> str:
+def table(head: list[str], lines: list[list[str]], numbers_from: int) -> str:
+    """A Markdown table of any text; its columns from that number on are set to the right."""
     rule = ["---" if k < numbers_from else "---:" for k in range(len(head))]
-    rows = [[_safe(cell) for cell in head], rule, *([_safe(cell) for cell in line] for line in lines)]
+    rows = [[safe(cell) for cell in head], rule, *([safe(cell) for cell in line] for line in lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that Markdown and the HTML within it take literally; newlines are shown, not obeyed."""
     escaped = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", printable(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

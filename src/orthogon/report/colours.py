@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 LEVELS = 64
 """Steps of the distance scale: 0 is the smallest distance (the strongest colour), 63 the largest."""
@@ -62,6 +63,13 @@ def ratio_level(ratio: float, reach: float) -> int:
     return round((min(max(share, -1.0), 1.0) + 1) / 2 * (RATIO_LEVELS - 1))
 
 
+def count_level(count: int, most: int) -> int:
+    """The step of the ratio scale's upper half for a count: never is its middle, most its end."""
+    middle = RATIO_LEVELS // 2
+    return middle + round(middle * count / most) if most else middle
+
+
+@cache
 def of_class(name: str) -> _Rgb:
     """sRGB on light paper of a CSS class, q0…q63 or r0…r40."""
     level = int(name[1:])
@@ -85,14 +93,14 @@ def css_hex(colour: _Rgb) -> str:
 
 
 def style_rules() -> str:
-    """CSS classes q0…q63 (distances) and r0…r40 (ratios), and the ramps --near-far and --ratio, for both themes."""
+    """CSS classes q0…q63 (distances) and r0…r40 (ratios), and the ramps --near-far, --ratio and --count."""
     return f"{_theme(dark=False)}@media screen and (prefers-color-scheme:dark){{{_theme(dark=True)}}}\n"
 
 
 def _theme(dark: bool) -> str:
     ratios = [_at(_RATIO_DARK if dark else _RATIO_LIGHT, k / (RATIO_LEVELS - 1)) for k in range(RATIO_LEVELS)]
     distances = [near_far(k, dark) for k in range(LEVELS)]
-    ramps = f":root{{--near-far:{_ramp(distances)};--ratio:{_ramp(ratios)}}}\n"
+    ramps = f":root{{--near-far:{_ramp(distances)};--ratio:{_ramp(ratios)};--count:{_ramp(ratios[RATIO_LEVELS // 2 :])}}}\n"
     return ramps + _classes("q", distances) + _classes("r", ratios)
 
 

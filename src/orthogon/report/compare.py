@@ -12,12 +12,15 @@ from torch import Tensor
 
 from orthogon import runs
 from orthogon.matrix import improvement
-from orthogon.report.heat import distance_map, ratio_map, value_span
-from orthogon.report.plots import before_after_plot
+from orthogon.report.heat import distance_maps, ratio_map, value_span
+from orthogon.report.plots import Plot, before_after_plot
 from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run
 from orthogon.report.rendering import render
 from orthogon.report.summary import provenance
 from orthogon.report.words import counted, decimals, number, printable
+
+MOST_LISTED = 2000
+"""Rows of a table of pairs at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,13 @@ class Comparison:
         """How many pairs have a distance in both runs."""
         return int(self.ratio.isfinite().sum())
 
+    @property
+    def common_means(self) -> tuple[float, float]:
+        """Mean before and after over the pairs that have a distance in both; NaN without any."""
+        both = self.ratio.isfinite()
+        before, after = (found_values(run.matrix)[both] for run in (self.before, self.after))
+        return float(before.mean()), float(after.mean())
+
     def to_json(self) -> dict[str, Any]:
         """The numbers, JSON-like; null where there is none."""
         return {
@@ -61,12 +71,20 @@ class Comparison:
 
 
 def compare(before: Path, after: Path) -> Comparison:
-    """Compares the distances of two runs' folders.
+    """Compares the distances of two runs' folders; of a hardening run, those of the hardened model.
 
     Raises:
         ValueError: a folder is no finished run, or the runs differ in unit, trigger family or classes.
     """
-    old, new = read_run(before), read_run(after)
+    return compare_runs(read_run(before), read_run(after), before, after)
+
+
+def compare_runs(old: MeasuredRun, new: MeasuredRun, before: Path, after: Path) -> Comparison:
+    """Compares two runs that are read already; the paths name them in errors.
+
+    Raises:
+        ValueError: the runs differ in unit, trigger family or classes.
+    """
     for name in ("unit", "family", "classes"):
         first, second = getattr(old.matrix, name), getattr(new.matrix, name)
         if first != second:
@@ -104,6 +122,24 @@ def common_rows(comparison: Comparison) -> list[tuple[PairRow, PairRow, float]]:
     return sorted(both, key=lambda entry: entry[2])
 
 
+def common_plot(comparison: Comparison) -> Plot | None:
+    """Every pair found in both runs as two dots; None without any."""
+    rows, classes = common_rows(comparison), comparison.after.matrix.classes
+    places = decimals(v for b, a, _ in rows for v in (b.value, a.value))
+    titles = [f"{pair_name(classes, a)}: {number(b.value, places)} before, {number(a.value, places)} after" for b, a, _ in rows]
+    return before_after_plot([b.value for b, _, _ in rows], [a.value for _, a, _ in rows], titles) if rows else None
+
+
+def common_table(comparison: Comparison) -> list[tuple[str, str, str, str, float]]:
+    """Pairs found in both runs as (victim, target, before, after, ratio), those that gained least first."""
+    rows, classes = common_rows(comparison), [printable(name) for name in comparison.after.matrix.classes]
+    places = decimals(v for b, a, _ in rows for v in (b.value, a.value))
+    return [
+        (classes[a.victim], classes[a.target], number(b.value, places), number(a.value, places), ratio)
+        for b, a, ratio in rows[:MOST_LISTED]
+    ]
+
+
 def increase_words(comparison: Comparison) -> str:
     """The result in one sentence."""
     if not comparison.common:
@@ -120,10 +156,8 @@ def increase_words(comparison: Comparison) -> str:
 def _content(comparison: Comparison) -> dict[str, Any]:
     old, new = comparison.before.matrix, comparison.after.matrix
     span = value_span(found_values(old), found_values(new))
-    rows = common_rows(comparison)
     places = decimals(span)
     increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
-    titles = [f"{pair_name(new, a)}: {number(b.value, places)} before, {number(a.value, places)} after" for b, a, _ in rows]
     return {
         "before_name": printable(comparison.before.model_name),
         "after_name": printable(comparison.after.model_name),
@@ -140,19 +174,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         ],
         "warnings": comparison.warnings,
         "unit": printable(new.unit),
-        "maps": [("Before", distance_map(old, span)), ("After", distance_map(new, span))],
+        "maps": distance_maps({"Before": old, "After": new}),
         "ratio": ratio_map(old, new, comparison.ratio),
-        "plot": before_after_plot([b.value for b, _, _ in rows], [a.value for _, a, _ in rows], titles) if rows else None,
-        "pairs": [
-            (
-                printable(new.classes[a.victim]),
-                printable(new.classes[a.target]),
-                number(b.value, places),
-                number(a.value, places),
-                ratio,
-            )
-            for b, a, ratio in rows[:2000]
-        ],
+        "plot": common_plot(comparison),
+        "pairs": common_table(comparison),
         "provenance": [("Before", provenance(comparison.before)), ("After", provenance(comparison.after))],
     }
 

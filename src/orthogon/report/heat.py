@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,14 +66,20 @@ def distance_map(matrix: DistanceMatrix, span: tuple[float, float] | None = None
     """The distances, the nearest pair in the strongest colour; span sets the ends of the scale (default: its own)."""
     values = found_values(matrix)
     low, high = span or value_span(values)
-    places = decimals(values.flatten().tolist())
+    places = decimals([low, high])
 
     def cell(row: PairRow) -> Cell:
-        words = f"{pair_name(matrix, row)}: {number(row.value, places)} (ASR {percent(row.asr)})"
+        words = f"{pair_name(matrix.classes, row)}: {number(row.value, places)} (ASR {percent(row.asr)})"
         return Cell(f"q{colours.level_of(row.value, low, high)}", number(row.value, places), words)
 
     ends = [number(v, places) for v in (low, (low + high) / 2, high)]
-    return _heat_map(matrix, pair_rows(matrix), cell, ends, "--near-far")
+    return _heat_map(matrix.classes, pair_rows(matrix), cell, ends, "--near-far")
+
+
+def distance_maps(matrices: Mapping[str, DistanceMatrix]) -> list[tuple[str, HeatMap]]:
+    """Several models' distances on one colour scale, as (name, heat map); their units should be the same."""
+    span = value_span(*(found_values(matrix) for matrix in matrices.values()))
+    return [(name, distance_map(matrix, span)) for name, matrix in matrices.items()]
 
 
 def ratio_map(before: DistanceMatrix, after: DistanceMatrix, ratio: Float[Tensor, "victims targets"]) -> HeatMap:
@@ -86,7 +92,7 @@ def ratio_map(before: DistanceMatrix, after: DistanceMatrix, ratio: Float[Tensor
 
     def cell(row: PairRow) -> Cell:
         old, new = (number(float(values[row.victim, row.target]), places) for values in both)
-        words = f"{pair_name(after, row)}: {old} before, {new} after, × {row.value:.2f}"
+        words = f"{pair_name(after.classes, row)}: {old} before, {new} after, × {row.value:.2f}"
         return Cell(f"r{colours.ratio_level(row.value, reach)}", f"{row.value:.2f}", words)
 
     rows = [
@@ -94,26 +100,38 @@ def ratio_map(before: DistanceMatrix, after: DistanceMatrix, ratio: Float[Tensor
         for v, t in measured
     ]
     ends = [f"× {2**end:.2f}" for end in (-reach, 0.0, reach)]
-    return _heat_map(after, rows, cell, ends, "--ratio")
+    return _heat_map(after.classes, rows, cell, ends, "--ratio")
+
+
+def count_map(classes: Sequence[str], counts: Mapping[tuple[int, int], int], titles: Mapping[tuple[int, int], str]) -> HeatMap:
+    """How often something happened to each pair (victim, target), its title added to the cell's; other pairs are empty."""
+    most = max(counts.values(), default=0)
+
+    def cell(row: PairRow) -> Cell:
+        count, words = int(row.value), titles[row.victim, row.target]
+        return Cell(f"r{colours.count_level(count, most)}", f"{count:,}", f"{pair_name(classes, row)}: {words}")
+
+    rows = [PairRow(v, t, float(count), math.nan, math.nan, "found") for (v, t), count in counts.items()]
+    return _heat_map(classes, rows, cell, ["0", f"{most / 2:,.0f}", f"{most:,}"], "--count")
 
 
 def value_span(*values: Float[Tensor, "victims targets"]) -> tuple[float, float]:
     """Smallest and largest finite value of all the matrices together; (0, 0) where there is none."""
-    finite = torch.cat([v[v.isfinite()] for v in values])
+    finite = torch.cat([torch.empty(0), *(v[v.isfinite()] for v in values)])
     return (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
 
 
 def _heat_map(
-    matrix: DistanceMatrix, rows: Sequence[PairRow], cell: Callable[[PairRow], Cell], ends: list[str], ramp: str
+    classes: Sequence[str], rows: Sequence[PairRow], cell: Callable[[PairRow], Cell], ends: list[str], ramp: str
 ) -> HeatMap:
-    measured = torch.zeros(len(matrix.classes), len(matrix.classes), dtype=torch.bool)
+    measured = torch.zeros(len(classes), len(classes), dtype=torch.bool)
     for row in rows:
         measured[row.victim, row.target] = True
     victims, targets = _shown(measured)
-    known = {(row.victim, row.target): cell(row) if row.found else _failed(matrix, row) for row in rows}
+    known = {(row.victim, row.target): cell(row) if row.found else _failed(classes, row) for row in rows}
     cells = tuple(tuple(known.get((v, t), _empty(v == t)) for t in targets) for v in victims)
     drawn = max(len(victims), len(targets)) > TABLED
-    names = [printable(name) for name in matrix.classes]
+    names = [printable(name) for name in classes]
     return HeatMap(
         tuple(names[v] for v in victims),
         tuple(names[t] for t in targets),
@@ -122,7 +140,7 @@ def _heat_map(
         *ends,
         ramp=ramp,
         failed=failures(rows),
-        left_out=len(matrix.classes) - len(set(victims) | set(targets)),
+        left_out=len(classes) - len(set(victims) | set(targets)),
     )
 
 
@@ -133,9 +151,9 @@ def _shown(measured: Bool[Tensor, "classes classes"]) -> tuple[list[int], list[i
     return measured.any(1).nonzero().flatten().tolist(), measured.any(0).nonzero().flatten().tolist()
 
 
-def _failed(matrix: DistanceMatrix, row: PairRow) -> Cell:
+def _failed(classes: Sequence[str], row: PairRow) -> Cell:
     outcome = "not finite" if row.outcome == "found" else row.outcome
-    return Cell("fail", MARKS.get(outcome, "none"), f"{pair_name(matrix, row)}: no distance, {printable(outcome)}")
+    return Cell("fail", MARKS.get(outcome, "none"), f"{pair_name(classes, row)}: no distance, {printable(outcome)}")
 
 
 def _empty(diagonal: bool) -> Cell:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,31 @@ class PairRow:
 
 
 @dataclass(frozen=True, eq=False)
+class ColourShift:
+    """Mean and deviation of each channel, 0 to 1: those of the samples, and those that a filter gives to every image."""
+
+    clean_mean: Float[Tensor, " c"]
+    clean_std: Float[Tensor, " c"]
+    mean: Float[Tensor, " c"]
+    std: Float[Tensor, " c"]
+
+
+@dataclass(frozen=True, eq=False)
 class TriggerPictures:
-    """One sample of the victim class before and after stamping, and the mask where the family has one."""
+    """One sample of the victim class before and after stamping, and the mask or the shift where the family has one."""
 
     clean: UInt8[Tensor, "c h w"]
     stamped: UInt8[Tensor, "c h w"]
     mask: Float[Tensor, "1 h w"] | None
+    shift: ColourShift | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """distances.json as a matrix and as it stands (`record`), settings.json, and where the triggers lie."""
+    """Distances as a matrix and as they stand in their file (`record`), settings.json, and the file of the triggers."""
 
-    folder: Path
+    triggers: Path
+    """It need not be there."""
     matrix: DistanceMatrix
     record: dict[str, Any]
     started: dict[str, Any]
@@ -59,33 +72,70 @@ class MeasuredRun:
 
     @property
     def model_name(self) -> str:
-        """The file or name that the model was loaded from, as far as distances.json tells."""
-        model = self.record.get("model") or {}
-        found = [model[key] for key in ("name", "path", "file", "model", "source") if isinstance(model.get(key), str)]
-        name = (Path(found[0]).name or found[0]) if found else "a classifier"
-        return name.removesuffix(".safetensors").removesuffix(".pth").removesuffix(".pt")
+        """The file or name that the model was loaded from, as far as the record tells."""
+        return model_name(self.record)
+
+
+def is_hardening(folder: Path) -> bool:
+    """Whether the folder holds a run of `orthogon harden`.
+
+    Raises:
+        RunError: settings.json is not the settings of a run.
+    """
+    started = runs.read_settings(folder)
+    return started["command"] == "harden" if started else (folder / "hardening.json").exists()
 
 
 def read_run(folder: Path) -> MeasuredRun:
-    """The results of a run.
+    """The distances of a run; of a hardening run, those of the hardened model.
 
     Raises:
-        ValueError: the folder has no distances.json, or that file or triggers.safetensors is not what it should be.
+        ValueError: the folder has no distances, or their file or that of the triggers is not what it should be.
         RunError: settings.json is not the settings of a run.
     """
-    path = folder / "distances.json"
+    hardening = is_hardening(folder)
+    run = read_distances(
+        folder, *(("after.json", "after.safetensors") if hardening else ("distances.json", "triggers.safetensors"))
+    )
+    if run is None and hardening:
+        raise ValueError(
+            f"{folder} is a hardening run without after.json (it is unfinished, or measured nothing); "
+            f"measure its model with `orthogon measure --model {folder / 'model.safetensors'}` and give that run"
+        )
+    if run is None:
+        wanted = "a finished `orthogon measure` or `orthogon harden`"
+        raise ValueError(f"{folder} has no distances.json; give the folder of {wanted}")
+    return run
+
+
+def read_distances(folder: Path, distances: str, triggers: str) -> MeasuredRun | None:
+    """The distances and triggers in those files of a run's folder; None without the first.
+
+    Raises:
+        ValueError, RunError: as for `read_run`.
+    """
+    path = folder / distances
     if not path.exists():
-        raise ValueError(f"{folder} has no distances.json; give the folder of a finished `orthogon measure`")
-    record = _read_json(path)
+        return None
+    record = read_json(path)
     try:
         matrix = DistanceMatrix.from_json(record)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a distance matrix: {error!r}") from error
-    started = runs.read_settings(folder) or {}
-    return MeasuredRun(folder, matrix, record, started, Size(matrix.unit, _image_shape(folder, record)))
+    shape = _image_shape(folder / triggers, record)
+    return MeasuredRun(folder / triggers, matrix, record, runs.read_settings(folder) or {}, Size(matrix.unit, shape))
 
 
-def pair_rows(matrix: DistanceMatrix) -> list[PairRow]:
+def model_name(record: Mapping[str, Any]) -> str:
+    """The file or name that a record's model was loaded from, without what its format adds."""
+    model = record.get("model") or {}
+    found = [model[key] for key in ("name", "path", "file", "model", "source") if isinstance(model.get(key), str)]
+    name = (Path(found[0]).name or found[0]) if found else "a classifier"
+    return name.removesuffix(".safetensors").removesuffix(".pth").removesuffix(".pt")
+
+
+@lru_cache(maxsize=8)  # a page asks a dozen times, and there are 10,000 pairs of 100 classes
+def pair_rows(matrix: DistanceMatrix) -> tuple[PairRow, ...]:
     """Every measured pair: smallest distance first, then those without a distance in the order of the classes."""
     values, asr, spread = matrix.values.tolist(), matrix.asr.tolist(), matrix.spread.tolist()
     rows = [
@@ -94,12 +144,12 @@ def pair_rows(matrix: DistanceMatrix) -> list[PairRow]:
         for t, outcome in enumerate(outcomes)
         if v != t and outcome is not None
     ]
-    return sorted(rows, key=lambda row: (0, row.value) if row.found else (1, 0.0))
+    return tuple(sorted(rows, key=lambda row: (0, row.value) if row.found else (1, 0.0)))
 
 
-def pair_name(matrix: DistanceMatrix, row: PairRow) -> str:
+def pair_name(classes: Sequence[str], row: PairRow) -> str:
     """ "cat → dog"."""
-    return f"{printable(matrix.classes[row.victim])} → {printable(matrix.classes[row.target])}"
+    return f"{printable(classes[row.victim])} → {printable(classes[row.target])}"
 
 
 def failures(rows: Sequence[PairRow]) -> dict[str, int]:
@@ -109,40 +159,41 @@ def failures(rows: Sequence[PairRow]) -> dict[str, int]:
 
 def found_values(matrix: DistanceMatrix) -> Float[Tensor, "victims targets"]:
     """The distances of the found pairs; NaN wherever the outcome is another, whatever the value says."""
-    values = torch.full_like(matrix.values, math.nan)
-    for row in pair_rows(matrix):
-        if row.found:
-            values[row.victim, row.target] = row.value
-    return values
+    found = torch.tensor([[outcome == "found" for outcome in row] for row in matrix.outcomes])
+    pairs = found & ~torch.eye(len(found), dtype=torch.bool) & matrix.values.isfinite()
+    return matrix.values.where(pairs, math.nan)
 
 
-def trigger_pictures(folder: Path, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], TriggerPictures]:
-    """The pictures of those pairs (victim, target) that triggers.safetensors has; only their rows are read.
+def trigger_pictures(path: Path, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], TriggerPictures]:
+    """The pictures of those pairs (victim, target) that a file of triggers has; only their rows are read.
 
     Raises:
         ValueError: the file is no safetensors file or lacks a tensor of the contract.
     """
-    with _triggers(folder) as file:
+    with _triggers(path) as file:
         if file is None:
             return {}
         names = set(file.keys())
         if "pairs" in names and not file.get_slice("pairs").get_shape()[0]:
             return {}  # without a trigger there are no pictures either
         if missing := {"pairs", "clean", "stamped"} - names:
-            raise ValueError(f"{folder / 'triggers.safetensors'} lacks the tensors {sorted(missing)}")
+            raise ValueError(f"{path} lacks the tensors {sorted(missing)}")
         rows = {(int(v), int(t)): k for k, (v, t) in enumerate(file.get_tensor("pairs").tolist())}
-        return {pair: _pictures(file, rows[pair], "trigger.mask" in names) for pair in pairs if pair in rows}
+        return {pair: _pictures(file, rows[pair], names) for pair in pairs if pair in rows}
 
 
-def _pictures(file: Any, row: int, masked: bool) -> TriggerPictures:
-    clean, stamped = (file.get_slice(name)[row : row + 1][0] for name in ("clean", "stamped"))
-    mask = file.get_slice("trigger.mask")[row : row + 1][0].float() if masked else None
-    return TriggerPictures(clean, stamped, mask)
+def _pictures(file: Any, row: int, names: Set[str]) -> TriggerPictures:
+    def read(name: str) -> Tensor:
+        return file.get_slice(name)[row : row + 1][0]
+
+    statistics = [f"trigger.{name}" for name in ("clean_mean", "clean_std", "mean", "std")]
+    mask = read("trigger.mask").float() if "trigger.mask" in names else None
+    shift = ColourShift(*(read(name).float() for name in statistics)) if names >= set(statistics) else None
+    return TriggerPictures(read("clean"), read("stamped"), mask, shift)
 
 
 @contextmanager
-def _triggers(folder: Path) -> Iterator[Any]:
-    path = folder / "triggers.safetensors"
+def _triggers(path: Path) -> Iterator[Any]:
     if not path.exists():
         yield None
         return
@@ -153,8 +204,8 @@ def _triggers(folder: Path) -> Iterator[Any]:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def _image_shape(folder: Path, record: dict[str, Any]) -> tuple[int, int, int] | None:
-    with _triggers(folder) as file:
+def _image_shape(triggers: Path, record: dict[str, Any]) -> tuple[int, int, int] | None:
+    with _triggers(triggers) as file:
         if file is not None and "clean" in file.keys():  # noqa: SIM118 - safe_open is no mapping
             _, channels, height, width = file.get_slice("clean").get_shape()
             return channels, height, width
@@ -162,7 +213,12 @@ def _image_shape(folder: Path, record: dict[str, Any]) -> tuple[int, int, int] |
     return (int(shape[0]), int(shape[1]), int(shape[2])) if shape and len(shape) == 3 else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a file.
+
+    Raises:
+        ValueError: the file is not JSON, or something else than an object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -62,6 +62,11 @@ def provenance(run: MeasuredRun) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Versions", record.get("versions") or run.started.get("versions")),
         ("Hashes", record.get("hashes")),
     ]
+    return shown_groups(groups)
+
+
+def shown_groups(groups: Sequence[tuple[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Titled JSON-like settings and facts as titled rows of words; groups without any are left out."""
     return [(title, [(printable(k), _shown(v)) for k, v in flat(rows).items()]) for title, rows in groups if rows]
 
 
@@ -74,7 +79,7 @@ def _mean_sentence(run: MeasuredRun) -> str:
 def _closest_sentence(run: MeasuredRun, row: PairRow) -> str:
     victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
     samples = f"{percent(row.asr)} of the {victim} samples" if math.isfinite(row.asr) else f"{victim} samples"
-    return f"The closest pair is {pair_name(run.matrix, row)}: {run.size.words(row.value)} turns {samples} into {target}."
+    return f"The closest pair is {pair_name(run.matrix.classes, row)}: {run.size.words(row.value)} turns {samples} into {target}."
 
 
 def _completeness(rows: Sequence[PairRow]) -> str:
@@ -84,8 +89,8 @@ def _completeness(rows: Sequence[PairRow]) -> str:
     if not failed:
         return f"All {counted(len(rows), 'pair')} measured have a distance." if len(rows) > 1 else "One pair was measured."
     count = sum(failed.values())
-    has = "has" if count == 1 else "have"
-    return f"Of {counted(len(rows), 'pair')}, {count:,} {has} no distance and count in no mean: {count_words(failed)}."
+    have = "has no distance and counts" if count == 1 else "have no distance and count"
+    return f"Of {counted(len(rows), 'pair')}, {count:,} {have} in no mean: {count_words(failed)}."
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,50 @@
+"""What a run's folder gets for people: the page and the model card that fit the kind of run it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orthogon import runs
+from orthogon.report.card import measured_card
+from orthogon.report.hardened import read_hardened
+from orthogon.report.hardened_card import hardened_card
+from orthogon.report.hardened_page import hardening_page
+from orthogon.report.page import distances_page
+from orthogon.report.reading import is_hardening, read_run
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes report.html into the folder of a measured or a hardening run, from its files alone, and returns its path.
+
+    Raises:
+        ValueError: the folder is no finished run.
+        RunError: the page cannot be written.
+    """
+    page = run_folder / "report.html"
+    text = hardening_page(read_hardened(run_folder)) if is_hardening(run_folder) else distances_page(read_run(run_folder))
+    runs.write_text(page, text)
+    return page
+
+
+def model_card(run_folder: Path) -> tuple[str, dict[str, Any]]:
+    """The section of a model card as (Markdown, JSON-like data); absolute paths are cut to their last part.
+
+    Raises:
+        ValueError: the folder is no finished run.
+    """
+    return hardened_card(read_hardened(run_folder)) if is_hardening(run_folder) else measured_card(read_run(run_folder))
+
+
+def write_card(run_folder: Path) -> tuple[Path, Path]:
+    """Writes card.md and card.json into a run's folder and returns their paths.
+
+    Raises:
+        ValueError: the folder is no finished run.
+        RunError: the files cannot be written.
+    """
+    text, data = model_card(run_folder)
+    markdown, json = run_folder / "card.md", run_folder / "card.json"
+    runs.write_text(markdown, text)
+    runs.write_json(json, data)
+    return markdown, json
