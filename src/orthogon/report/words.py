@@ -6,10 +6,12 @@ import math
 import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
+
+from orthogon.methods import METHODS
 
 OUTCOMES = {
     "asr not reached": "no trigger turned enough samples into the target class",
@@ -148,14 +150,22 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def command_line(started: Mapping[str, Any]) -> str | None:
     """The command that made a run, from its settings.json; None where that file does not tell.
 
-    Nested names lose what is before the dot, as on the command line; what is None, empty or False is left out.
+    Nested names lose what is before the dot, as on the command line; what is None, empty or False is left out. Of a hardening
+    method's numbers only those that are not the method's own are told.
     """
     command, settings = started.get("command"), started.get("settings")
     if not isinstance(command, str) or not isinstance(settings, Mapping):
         return None
     words = ["orthogon", *command.split()]
-    for name, value in flat(settings).items():
-        words += _flag(name.rpartition(".")[2].replace("_", "-"), value)
+    told = {name.rpartition(".")[2]: value for name, value in flat(settings).items()}
+    if (method := told.get("method")) in METHODS and command == "harden":
+        words.append(str(told.pop("method")))
+        own = asdict(METHODS[str(method)])
+        changed = {name: value for name, value in told.items() if name in own and value != own[name]}
+        words += [f"--no-{name.replace('_', '-')}" for name, value in changed.items() if value is False]
+        told = {name: value for name, value in told.items() if name not in own or name in changed}
+    for name, value in told.items():
+        words += _flag(name.replace("_", "-"), value)
     return printable(shlex.join(words))
 
 
