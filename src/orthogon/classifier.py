@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,14 @@ class Classifier(nn.Module):
         if self.normalization is not None:
             images = (images - self._mean) / self._std
         return self.network(images)
+
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) over the names and values of the network's tensors."""
+        state = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            state.update(name.encode())
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+        return state.hexdigest()
 
 
 def require_match(classifier: Classifier, images: LabelledImages) -> None:

@@ -121,7 +121,7 @@ def harden(
         raise ValueError(f"minutes must be above 0, got {minutes}")
     state = _State(classifier.eval(), images, held_out, settings, seed, minutes, min_accuracy)
     identity = {"settings": asdict(settings), "images": images.digest(), "held_out": held_out.digest(), "seed": seed}
-    identity |= {"minutes": minutes, "min_accuracy": min_accuracy}
+    identity |= {"minutes": minutes, "min_accuracy": min_accuracy, "model": classifier.digest()}
     if checkpoint is not None and checkpoint.exists():
         state.restore(*_read(checkpoint, identity))
     good = state.snapshot()
