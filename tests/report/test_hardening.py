@@ -184,7 +184,7 @@ def test_hostile_names_are_text(hardening_of: Callable[..., Path]) -> None:
 
 def test_everything_needed_to_do_it_again_is_there(hardening_of: Callable[..., Path]) -> None:
     page = Page(write_report(hardening_of()))
-    assert "orthogon harden --model /home/alice/net.safetensors --method moth --minutes 20.0 --seed 3 --flip" in page.text
+    assert "orthogon harden moth --model /home/alice/net.safetensors --minutes 20.0 --seed 3 --flip" in page.text
     for text in ("ab" * 32, "cd" * 32, "ef" * 32, "k-arm", "2.9", "inversion", "10 min", "8 min", "20 min"):
         assert text in page.texts
 
