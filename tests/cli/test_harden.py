@@ -19,6 +19,7 @@ from orthogon import runs
 from orthogon.cli import hardening, main, parse
 from orthogon.cli.harden import Harden
 from orthogon.hardening import HardeningProgress, harden
+from orthogon.methods import METHODS
 from orthogon.protocols import PROTOCOLS
 
 from .conftest import SIGNS
@@ -115,6 +116,15 @@ def test_the_command_in_the_report_is_the_one_that_was_given(run: Path) -> None:
     assert parsed.method == "moth"
     settings = read(run / "settings.json")["settings"]
     assert asdict(parsed.settings) == {name: settings[name] for name in asdict(parsed.settings)}
+
+
+@pytest.mark.parametrize(
+    "line", [["universal-adversarial"], ["--out", "nc", "universal-adversarial"], ["--force", "universal-adversarial"]]
+)
+def test_the_numbers_are_those_of_the_method_named(line: list[str]) -> None:
+    parsed = parse(["harden", *line, "--model", "net.safetensors", "--data", "moth"])
+    assert isinstance(parsed, Harden)
+    assert parsed.settings == METHODS["universal-adversarial"]
 
 
 def test_the_model_is_loaded_without_more_words(run: Path, result: Result) -> None:

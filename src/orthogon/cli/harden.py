@@ -77,7 +77,9 @@ class Harden(Command):
     @classmethod
     def preset(cls, words: Sequence[str]) -> Harden | None:
         """The numbers of the method that is named."""
-        named = next((word for word in words if word in METHODS), None)
+        before = ["", *words]  # a method's name may also be the value of an option, such as --out
+        likely = [word for word, last in zip(words, before, strict=False) if word in METHODS and not last.startswith("--")]
+        named = next((word for word in [*likely, *words] if word in METHODS), None)
         if named is None:
             return None
         return _to_be_given(cls, model=_to_be_given(ModelWords), images=_to_be_given(ImageWords), settings=METHODS[named])

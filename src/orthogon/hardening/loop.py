@@ -1,6 +1,6 @@
 """The one hardening loop: pick arms, search their triggers, train on stamped images with true labels, look, go on.
 
-MOTH, its ablations and its baselines are settings of it (see settings.py). A step of the loop is a pick: the schedule names
+MOTH, its ablations and its baselines are settings of it (see methods.py). A step of the loop is a pick: the schedule names
 some arms, all their triggers are searched in one batch, from the last ones where there are any, and a few updates of the
 weights are made on clean and stamped images together.
 """
