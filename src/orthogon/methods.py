@@ -28,7 +28,7 @@ class HardeningSettings:
     adversary: Literal["none", "pgd", "universal perturbation"] = "none"
     """What the clean images of a step go through first: nothing, PGD, or one perturbation for all images."""
 
-    steps: int = 300
+    steps: int = 500
     """Updates of the weights in all, those of the warm-up included; the learning rate falls to zero at the last."""
     arms_per_pick: int = 8
     """Arms whose triggers are searched in one batch."""
@@ -36,7 +36,7 @@ class HardeningSettings:
     """Updates of the weights with the triggers of one pick (authors' release: 3)."""
     batch: int = 128
     """Clean images per update."""
-    stamped: int = 64
+    stamped: int = 128
     """Stamped images per update, beside the clean ones: as many of each direction."""
     learning_rate: float = 0.004
     """The highest of the updates; SGD with Nesterov's momentum."""
@@ -44,6 +44,12 @@ class HardeningSettings:
     """Of Nesterov's SGD."""
     weight_decay: float = 5e-4
     """On weights; never on biases and normalisation layers."""
+    distillation: float = 3.0
+    """Weight of what the original model says of the clean images, beside their labels (Hinton et al. 2015): a model that has
+    learned its training images by heart learns no more from their labels, and forgets what it knows beyond them; 0: labels
+    alone."""
+    temperature: float = 2.0
+    """Both models' logits are divided by it before they are compared."""
     average: float = 0.99
     """Decay per update of the moving average of the weights, which is judged and kept; 0: the weights themselves."""
     batch_norm: Literal["update", "freeze"] = "update"
@@ -55,7 +61,7 @@ class HardeningSettings:
 
     first_inversion: int = 60
     """Gradient steps of an inversion that starts from nothing."""
-    inversion: int = 15
+    inversion: int = 8
     """Gradient steps of one that starts from the pair's last trigger."""
     shrink: float = 0.8
     """A reused trigger's size when its inversion starts, as a share of what it was: what the model has unlearned of it goes,
@@ -87,7 +93,7 @@ class HardeningSettings:
     def __post_init__(self) -> None:
         counted = ("steps", "arms_per_pick", "updates_per_pick", "batch", "first_inversion", "inversion", "warm_up_inversion")
         counted = (*counted, "trigger_samples", "prior_samples", "horizon", "check_every", "adversary_steps")
-        at_least = {1: counted, 0: ("stamped", "weight_decay")}
+        at_least = {1: counted, 0: ("stamped", "weight_decay", "distillation")}
         for least, names in at_least.items():
             for name in names:
                 if getattr(self, name) < least:
@@ -98,6 +104,8 @@ class HardeningSettings:
         for name in ("asr", "epsilon", "bound", "max_accuracy_loss", "shrink"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if not (self.learning_rate > 0 and 0 <= self.shift <= 0.5):
             raise ValueError(f"learning_rate must be above 0 and shift from 0 to 0.5, got {self.learning_rate}, {self.shift}")
         if self.arms == "none" and self.adversary == "none":
@@ -113,6 +121,8 @@ class HardeningSettings:
 MOTH = HardeningSettings()
 """Patch triggers, both directions together, the most promising pair next."""
 
+_ADVERSARIAL = replace(MOTH, arms="none", schedule="round robin", warm_up="none", adversary="pgd", distillation=0.0)
+
 METHODS: dict[str, HardeningSettings] = {
     "moth": MOTH,
     "moth-filter": replace(MOTH, family="filter"),
@@ -120,9 +130,7 @@ METHODS: dict[str, HardeningSettings] = {
     "universal": replace(MOTH, arms="universal", schedule="round robin", warm_up="none"),
     "pairwise": replace(MOTH, schedule="round robin", warm_up="none"),
     "nc": replace(MOTH, arms="universal", schedule="once"),
-    "adversarial": replace(MOTH, arms="none", schedule="round robin", warm_up="none", adversary="pgd"),
-    "universal-adversarial": replace(
-        MOTH, arms="none", schedule="round robin", warm_up="none", adversary="universal perturbation", bound=4 / 255
-    ),
+    "adversarial": _ADVERSARIAL,
+    "universal-adversarial": replace(_ADVERSARIAL, adversary="universal perturbation", bound=4 / 255),
 }
 """Every method by the name that the command line gives it."""

@@ -257,9 +257,9 @@ def test_a_loss_that_is_not_finite_goes_back_and_halves_the_rate(
     rates: list[float] = []
 
     class RecordingTrainer(Trainer):
-        def update(self, images: Tensor, labels: Tensor, weights: Tensor, learning_rate: float, adversary: Any) -> Tensor:
-            rates.append(learning_rate)
-            return super().update(images, labels, weights, learning_rate, adversary)
+        def update(self, *arguments: Any) -> Tensor:
+            rates.append(arguments[3])
+            return super().update(*arguments)
 
     monkeypatch.setattr(loop, "Trainer", RecordingTrainer)
     sick, switch = poisoned(subject)

@@ -37,7 +37,7 @@ def test_pairs_are_ranked_by_how_much_the_trigger_lowers_the_loss(
     monkeypatch.setattr("orthogon.frozen.fast_precision", lambda device: torch.float32)
     phases, pool, victims, generator = made(subject, small("moth", warm_up=warm_up))
     trigger = some_trigger(1)
-    pool.known[pair] = Known(trigger, 5.0, 0.1)
+    pool.known[pair] = Known(trigger, 5.0, 0.1, True)
     alike = torch.Generator()
     alike.set_state(generator.get_state())
     phases.look((pair,), pool)
@@ -69,7 +69,7 @@ def test_the_arm_of_the_largest_prior_comes_first(subject: Subject) -> None:
         for pair in arm:
             strong = {pair.victim, pair.target} == {1, 2}
             image = subject.training.of_class(pair.target).floats()[0]
-            pool.known[pair] = Known({"mask": torch.full((1, 16, 16), 0.95 * strong), "pattern": image}, 3.0, 0.1)
+            pool.known[pair] = Known({"mask": torch.full((1, 16, 16), 0.95 * strong), "pattern": image}, 3.0, 0.1, True)
         phases.look(arm, pool)
     (best,) = phases.choose(1)
     assert {(p.victim, p.target) for p in best} == {(1, 2), (2, 1)}
@@ -79,7 +79,7 @@ def test_once_unlearns_the_smallest_universal_trigger(subject: Subject) -> None:
     phases, pool, *_ = made(subject, small("nc"))
     sizes = {0: 4.0, 1: 2.5, 2: float("nan")}
     for arm in phases.choose(3):
-        pool.known[arm[0]] = Known(some_trigger(arm[0].target), sizes[arm[0].target], 0.1)
+        pool.known[arm[0]] = Known(some_trigger(arm[0].target), sizes[arm[0].target], 0.1, True)
         phases.look(arm, pool)
     assert not phases.searching
     assert phases.choose(2) == phases.choose(2) == [(Pair(None, 1),)]
@@ -104,7 +104,7 @@ def test_restored_phases_choose_what_the_others_would_have(subject: Subject, met
         for arm in arms:
             phases.report(arm, 0.1 * arm[0].target)
             for pair in arm:
-                pool.known[pair] = Known(some_trigger(pair.target), 3.0 + pair.target, 0.1)
+                pool.known[pair] = Known(some_trigger(pair.target), 3.0 + pair.target, 0.1, True)
             if len(pool.known) <= 3:
                 phases.look(arm, pool)
         return arms

@@ -68,28 +68,28 @@ def test_what_is_found_is_found_on_the_victims(subject: Subject) -> None:
         assert inversion.size == pytest.approx(3 * float(mask.sum()), rel=1e-4)
 
 
-def known(subject: Subject, size: float = 4.0, weight: float = 0.02) -> Known:
-    return Known({"mask": torch.full((1, 16, 16), 0.5), "pattern": torch.rand(SHAPE, generator=seeded(2))}, size, weight)
+def known(found: bool = True) -> Known:
+    return Known({"mask": torch.full((1, 16, 16), 0.5), "pattern": torch.rand(SHAPE, generator=seeded(2))}, 4.0, 0.02, found)
 
 
-def test_a_trigger_that_worked_is_the_start_with_its_weight_and_shrunk(subject: Subject, calls: list[list[Request]]) -> None:
+def test_the_last_trigger_is_the_start_and_fainter_where_it_worked(subject: Subject, calls: list[list[Request]]) -> None:
     some = made(subject, shrink=0.6)
-    some.known[Pair(0, 1)] = known(subject)
-    some.known[Pair(2, 1)] = known(subject, weight=math.nan)  # its last inversion failed
+    some.known[Pair(0, 1)] = known()
+    some.known[Pair(2, 1)] = known(found=False)
     found = some.invert([SYMMETRIC, DIRECTED], 8, seeded())
     assert [inversion.pair for inversion in found] == [*SYMMETRIC, *DIRECTED]
-    assert [inversion.steps for inversion in found] == [6, 8, 8]
+    assert [inversion.steps for inversion in found] == [6, 8, 6]
     cold, warm = calls
-    assert [(r.pair, r.start, r.weight) for r in cold] == [(Pair(1, 0), None, None), (Pair(2, 1), None, None)]
-    (request,) = warm
-    assert (request.pair, request.weight) == (Pair(0, 1), 0.02)
-    assert request.start is not None
-    torch.testing.assert_close(request.start["mask"], torch.full((1, 16, 16), 0.3))
+    assert [(r.pair, r.start, r.weight) for r in cold] == [(Pair(1, 0), None, None)]
+    assert [(r.pair, r.weight) for r in warm] == [(Pair(0, 1), 0.02), (Pair(2, 1), 0.02)]
+    for request, mask in zip(warm, (0.3, 0.5), strict=True):
+        assert request.start is not None
+        torch.testing.assert_close(request.start["mask"], torch.full((1, 16, 16), mask))
 
 
 def test_without_reuse_every_search_starts_from_nothing(subject: Subject, calls: list[list[Request]]) -> None:
     some = made(subject, reuse=False)
-    some.known[Pair(0, 1)] = known(subject)
+    some.known[Pair(0, 1)] = known()
     some.invert([SYMMETRIC], 8, seeded())
     assert [request.start for call in calls for request in call] == [None, None]
 
@@ -108,9 +108,9 @@ def test_growth_is_relative_to_the_last_trigger_found(subject: Subject) -> None:
     assert some.keep(inversion(3.0)) == pytest.approx(-0.5)
     assert math.isnan(some.keep(inversion(0.0, Outcome.ASR)))
     assert some.distance(SYMMETRIC[0]) == 3.0  # of the last one found
-    assert math.isnan(some.known[SYMMETRIC[0]].weight)
+    assert not some.known[SYMMETRIC[0]].found
     assert some.keep(inversion(6.0)) == pytest.approx(1.0)
-    assert some.known[SYMMETRIC[0]].weight == 0.3
+    assert some.known[SYMMETRIC[0]].found
     assert some.mean_distance() == pytest.approx((8.0 + 6.0) / 2)  # without the universal one
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,13 +30,14 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def updated(trainer: Trainer, seed: int = 0) -> float:
-    return float(trainer.update(*batch(seed), RATE, Nobody()))
+    images, labels, weights = batch(seed)
+    return float(trainer.update(images, labels, weights, RATE, Nobody(), clean=images[:8]))
 
 
 def test_an_update_is_nesterov_s_step_on_the_weighted_mean_of_the_losses() -> None:
     """From rest, Nesterov's momentum moves by (1 + momentum) times the gradient; only matrices decay."""
     original = classifier_of(network())
-    trainer = Trainer(original, small("moth", momentum=0.8, weight_decay=0.3, average=0.0))
+    trainer = Trainer(original, small("moth", momentum=0.8, weight_decay=0.3, average=0.0, distillation=0.0))
     loss = updated(trainer)
     reference = classifier_of(network()).train()
     images, labels, weights = batch()
@@ -48,6 +50,21 @@ def test_an_update_is_nesterov_s_step_on_the_weighted_mean_of_the_losses() -> No
         assert parameter.grad is not None
         decay = 0.3 * parameter if parameter.ndim > 1 else 0.0
         torch.testing.assert_close(now[name], parameter - RATE * 1.8 * (parameter.grad + decay), atol=1e-6, rtol=1e-4)
+
+
+def test_the_original_teaches_what_it_says_of_the_clean_images() -> None:
+    """Hinton et al. 2015: T² KL(teacher ‖ student), both softened by T, from the second update on more than nothing."""
+    original = classifier_of(network())
+    settings = small("moth", batch_norm="freeze", average=0.0, distillation=0.6, temperature=3.0)
+    trainer, alone = Trainer(original, settings), Trainer(original, replace(settings, distillation=0.0))
+    images, labels, weights = batch()
+    clean = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(4))  # before the adversary: others than trained on
+    told, without = (float(t.update(images, labels, weights, RATE, Nobody(), clean=clean)) for t in (trainer, alone))
+    with torch.no_grad():
+        lesson, answer = ((original(x) / 3.0).softmax(1).double() for x in (clean, images[:8]))
+    expected = 0.6 * 9.0 * (lesson * (lesson / answer).log()).sum(1).mean()
+    assert told - without == pytest.approx(float(expected), rel=1e-4)
+    assert not same(state_of(trainer.classifier), state_of(alone.classifier))
 
 
 def test_the_model_given_is_not_changed() -> None:
@@ -101,7 +118,7 @@ def test_a_restored_trainer_goes_on_as_if_nothing_had_been(average: float) -> No
     updated(first, 0)
     after_one = {name: tensor.clone() for name, tensor in first.tensors().items()}
     updated(first, 1)
-    other = Trainer(classifier_of(network(3)), settings)
+    other = Trainer(classifier_of(network()), settings)
     updated(other, 5)
     other.restore(after_one)
     updated(other, 1)
@@ -115,7 +132,7 @@ def test_a_restored_trainer_goes_on_as_if_nothing_had_been(average: float) -> No
 def test_half_precision_or_not_weights_stay_float32_and_learn(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: Callable[[torch.device], torch.dtype] = lambda device: torch.bfloat16 if half else torch.float32  # noqa: E731
     monkeypatch.setattr("orthogon.hardening.trainer.fast_precision", chosen)
-    trainer = Trainer(classifier_of(network()), small("moth", average=0.0))
+    trainer = Trainer(classifier_of(network()), small("moth", average=0.0, distillation=0.0))
     losses = [updated(trainer) for _ in range(15)]
     assert losses[-1] < 0.7 * losses[0]
     assert {p.dtype for p in trainer.classifier.parameters()} == {torch.float32}

@@ -246,8 +246,7 @@ class _State:
         settings, generator = self.settings, self.generator
         index = self.victims.draw_any(settings.batch, generator)
         clean, labels = self._images(index)
-        clean = self.adversary.perturb(self.trainer.classifier, clean, labels, generator)
-        batches, truths = [clean], [labels]
+        batches, truths = [self.adversary.perturb(self.trainer.classifier, clean, labels, generator)], [labels]
         pairs = [pair for arm in self.arms for pair in arm if pair in self.pool.known]
         each = settings.stamped // len(pairs) if pairs else 0
         if each:
@@ -258,7 +257,7 @@ class _State:
         weights = torch.ones(sum(map(len, batches)), device=self.device)
         weights[settings.batch :] = self.stamp_weight
         rate = settings.learning_rate * self.rate_scale * (1 - self.progress)
-        self.loss += self.trainer.update(torch.cat(batches), torch.cat(truths), weights, rate, self.adversary)
+        self.loss += self.trainer.update(torch.cat(batches), torch.cat(truths), weights, rate, self.adversary, clean)
         self.updates += 1
         self.step += 1
 

@@ -36,7 +36,9 @@ class Known:
     size: float
     """Of the last one that was found; NaN before."""
     weight: float
-    """Of the size, to go on with; NaN after a failure: the next inversion begins with the settings' one (section IV-D)."""
+    """Of the size, to go on with: a failing search lowers it as it goes (section IV-D: a far smaller one after a failure)."""
+    found: bool
+    """Whether this trigger reached the success rate."""
 
 
 class TriggerPool:
@@ -86,8 +88,8 @@ class TriggerPool:
         before = self.distance(inversion.pair)
         found = inversion.outcome is Outcome.FOUND
         if inversion.outcome is not Outcome.NOT_FINITE:
-            size, weight = (inversion.size, inversion.weight) if found else (before, math.nan)
-            self.known[inversion.pair] = Known(inversion.trigger, size, weight)
+            size = inversion.size if found else before
+            self.known[inversion.pair] = Known(inversion.trigger, size, inversion.weight, found)
             self.known.move_to_end(inversion.pair)
             self._forget()
         return (inversion.size - before) / before if found and before > 0 else math.nan
@@ -134,23 +136,24 @@ class TriggerPool:
     def facts(self) -> list[list[Any]]:
         """Everything else about the triggers, in the order of `tensors`; None stands for NaN."""
         return [
-            [pair.victim, pair.target, *(v if math.isfinite(v) else None for v in (known.size, known.weight))]
+            [pair.victim, pair.target, known.size if math.isfinite(known.size) else None, known.weight, known.found]
             for pair, known in self.known.items()
         ]
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Iterable[Sequence[Any]]) -> None:
         """Take up what `tensors` and `facts` gave."""
         self.known = OrderedDict(
-            (Pair(victim, target), Known({name: t[i].clone() for name, t in tensors.items()}, *map(_number, (size, weight))))
-            for i, (victim, target, size, weight) in enumerate(facts)
+            (Pair(victim, target), Known({name: t[i].clone() for name, t in tensors.items()}, _number(size), weight, found))
+            for i, (victim, target, size, weight, found) in enumerate(facts)
         )
 
     def _request(self, row: int, pair: Pair, seed: int) -> Request:
-        """Warm where triggers are reused and the pair's last one worked; else from nothing (section IV-D)."""
+        """Warm where triggers are reused (section IV-D): from a fainter one that worked, or on with one that did not yet."""
         known = self.known.get(pair) if self._settings.reuse else None
-        if known is None or not math.isfinite(known.weight):
+        if known is None:
             return Request(pair, row, seed)
-        return Request(pair, row, seed, self.family.shrunk(known.trigger, self._settings.shrink), known.weight)
+        start = self.family.shrunk(known.trigger, self._settings.shrink) if known.found else known.trigger
+        return Request(pair, row, seed, start, known.weight)
 
     def _search(self, steps: int, fresh: bool = True) -> InversionSettings:
         """A short search from one start, tested once, at its end."""

@@ -18,19 +18,22 @@ from orthogon.methods import HardeningSettings
 
 
 class Trainer:
-    """SGD on a copy of a classifier.
+    """SGD on a copy of a classifier, which the original goes on teaching.
 
     Args:
-        classifier: is not changed.
+        classifier: is not changed; in evaluation mode. It is the teacher, too.
         settings: of the hardening.
     """
 
     def __init__(self, classifier: Classifier, settings: HardeningSettings) -> None:
         self.classifier = copy.deepcopy(classifier).requires_grad_(True)
         self.settings = settings
+        self._teacher = copy.deepcopy(classifier).requires_grad_(False).eval() if settings.distillation else None
         self.device = device_of(classifier)
         network = self.classifier.network
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self._teacher is not None:
+            self._teacher.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._average = copy.deepcopy(self.classifier).requires_grad_(False).eval() if settings.average else None
         decayed = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
@@ -55,22 +58,43 @@ class Trainer:
         weights: Float[Tensor, " n"],
         learning_rate: float,
         adversary: Adversary,
+        clean: Float[Tensor, "k c h w"],
     ) -> Float[Tensor, ""]:
-        """One step on the weighted mean of the images' cross entropies; returns the loss, still on the device."""
+        """One step on the weighted mean of the images' cross entropies, and on what the original says of the clean ones.
+
+        Args:
+            images: to train on, in [0, 1].
+            labels: their true classes.
+            weights: of their cross entropies.
+            learning_rate: of this step.
+            adversary: learns from the same pass.
+            clean: the first k images as they were before the adversary; the teacher sees these.
+
+        Returns:
+            The loss, still on the device.
+        """
         self._set_mode()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            logits = self.classifier(images.contiguous(memory_format=torch.channels_last))
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        logits = self._logits(self.classifier, images)
+        losses = F.cross_entropy(logits, labels, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = self._logits(self._teacher, clean)
+            loss = loss + self.settings.distillation * divergence(logits[: len(clean)], taught, self.settings.temperature)
         loss.backward()
         adversary.learn()
         self._optimizer.step()
         if self._average is not None:
             self._follow(self._average)
         return loss.detach()
+
+    def _logits(self, classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            logits = classifier(images.contiguous(memory_format=torch.channels_last))
+        return logits.float()
 
     def _set_mode(self) -> None:
         """Training mode; BatchNorm in evaluation mode where it is frozen."""
@@ -109,6 +133,13 @@ class Trainer:
         for prefix, network in (("network", self.classifier.network), ("average", self._average and self._average.network)):
             if network is not None:
                 network.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in network.state_dict()})
+
+
+def divergence(logits: Float[Tensor, "n classes"], taught: Float[Tensor, "n classes"], temperature: float) -> Float[Tensor, ""]:
+    """Mean KL divergence of the softened answers from the teacher's, times the squared temperature (Hinton et al. 2015,
+    section 2: so its gradient does not shrink with the temperature)."""
+    answers, lessons = (F.log_softmax(x / temperature, dim=1) for x in (logits, taught))
+    return F.kl_div(answers, lessons, log_target=True, reduction="batchmean") * temperature**2
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
