@@ -30,7 +30,7 @@ class HardeningSettings:
 
     steps: int = 500
     """Updates of the weights in all, those of the warm-up included; the learning rate falls to zero at the last."""
-    arms_per_pick: int = 4
+    arms_per_pick: int = 8
     """Arms whose triggers are searched in one batch."""
     updates_per_pick: int = 3
     """Updates of the weights with the triggers of one pick (authors' release: 3)."""
