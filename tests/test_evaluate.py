@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from orthogon.classifier import Classifier
-from orthogon.evaluate import Evaluation, PGDSettings, accuracy, near_chance, robust_accuracy, wilson
+from orthogon.evaluate import Evaluation, PGDSettings, accuracy, attack_success, near_chance, robust_accuracy, wilson
 from orthogon.images import LabelledImages
 
 
@@ -184,3 +185,127 @@ def test_misfits_and_wrong_settings_are_told(generator: torch.Generator) -> None
     for change in ({"bound": 8.0}, {"steps": 0}, {"step_size": -1.0}, {"restarts": 0}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(PGDSettings(), **change)
+
+
+class Brightest(nn.Module):
+    """The class is the brightest of three channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+def _coloured(labels: list[int], bright: list[int]) -> tuple[Classifier, LabelledImages]:
+    pixels = torch.zeros(len(labels), 3, 2, 2, dtype=torch.uint8)
+    pixels[torch.arange(len(labels)), bright] = 100
+    images = LabelledImages(pixels, torch.tensor(labels), ("r", "g", "b"), "coloured")
+    return Classifier(Brightest(), ("r", "g", "b"), (3, 2, 2)), images
+
+
+def _blue_where_dark(x: torch.Tensor) -> torch.Tensor:
+    """Blue on all images but green ones."""
+    stamped = x.clone()
+    stamped[x[:, 1, 0, 0] == 0, 2] = 1.0
+    return stamped
+
+
+def test_attack_success_by_hand() -> None:
+    classifier, images = _coloured([0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 0, 2, 0])
+    seen: list[int] = []
+    done: list[float] = []
+
+    def stamp(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return _blue_where_dark(x)
+
+    result = attack_success(classifier, images, stamp, target=2, described="blue", batch=2, on_progress=done.append)
+    assert sum(seen) == 5  # images of the target class are never stamped
+    assert result.hits == (2, 1, 0)
+    assert result.correct == (0, 1, 0)
+    assert result.counts == (3, 2, 0)
+    assert result.success_rate == pytest.approx(3 / 5)
+    assert result.robust_accuracy == pytest.approx(1 / 5)
+    for interval, successes in ((result.success_interval, 3), (result.robust_interval, 1)):
+        expected = binomtest(successes, 5).proportion_ci(method="wilson")
+        assert interval == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert done == [0.4, 0.8, 1]
+    plain = json.loads(json.dumps(result.to_json()))
+    assert plain["attack_success_rate"] == result.success_rate
+    assert (plain["target"], plain["victim"], plain["stamp"], plain["data"]) == ("b", None, "blue", "coloured")
+    assert (plain["hits"], plain["correct"], plain["total"], plain["not_finite"]) == (3, 1, 5, 0)
+    assert plain["per_class"] == [
+        {"class": "r", "attack_success_rate": 2 / 3, "hits": 2, "correct": 0, "total": 3},
+        {"class": "g", "attack_success_rate": 0.5, "hits": 1, "correct": 1, "total": 2},
+    ]
+
+
+def test_a_label_specific_attack_is_judged_on_its_victims_alone() -> None:
+    classifier, images = _coloured([0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 0, 2, 0])
+    result = attack_success(classifier, images, _blue_where_dark, target=2, victim=1)
+    assert (result.hits, result.correct, result.counts) == ((0, 1, 0), (0, 1, 0), (0, 2, 0))
+    assert result.to_json()["victim"] == "g"
+
+
+def test_what_is_judged_is_what_a_picture_file_holds() -> None:
+    """0.6 levels of light arrive as a whole level, 0.4 as nothing, and what is beyond white as white."""
+    classifier, images = _coloured([0] * 4, [0] * 4)
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return x.mean((2, 3))
+
+    light = torch.tensor([0.4 / 255, 0.6 / 255, 9.0, -9.0]).view(4, 1, 1, 1)
+    attack_success(Classifier(Spy(), classifier.classes, (3, 2, 2)), images, lambda x: x + light, target=1)
+    assert (seen[0][:, 1, 0, 0] * 255).round(decimals=4).tolist() == [0, 1, 255, 0]
+    assert (seen[0][:, 0, 0, 0] * 255).round(decimals=4).tolist() == [100, 101, 255, 0]
+
+
+def test_an_image_that_is_the_target_s_anyway_counts_as_a_success() -> None:
+    classifier, images = _coloured([0, 0], [2, 0])
+    assert attack_success(classifier, images, lambda x: x, target=2).hits == (1, 0, 0)
+
+
+def test_logits_that_are_not_finite_are_neither_success_nor_robust() -> None:
+    _, images = _coloured([0, 1], [0, 1])
+
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[float("-inf"), 0.0, 9.0], [0.0, 9.0, float("nan")]])
+
+    result = attack_success(Classifier(Broken(), images.classes, (3, 2, 2)), images, lambda x: x, target=2)
+    assert (result.success_rate, result.robust_accuracy, result.not_finite) == (0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "victim", "words"),
+    [
+        (3, None, "the target 3 is not one of the 3 classes"),
+        (-1, None, "the target -1"),
+        (0, 7, "the victim 7"),
+        (1, 1, "both class 1"),
+        (0, 2, "no image of the victim class 'b'"),
+    ],
+)
+def test_an_attack_that_cannot_be_judged_is_told(target: int, victim: int | None, words: str) -> None:
+    classifier, images = _coloured([0, 1], [0, 1])
+    with pytest.raises(ValueError, match=words):
+        attack_success(classifier, images, lambda x: x, target, victim)
+
+
+def test_images_of_the_target_alone_and_stamps_that_make_no_pictures_are_told() -> None:
+    classifier, images = _coloured([0, 0], [0, 1])
+    with pytest.raises(ValueError, match="no image of any class but the target"):
+        attack_success(classifier, images, lambda x: x, target=0)
+    with pytest.raises(ValueError, match="keep the shape"):
+        attack_success(classifier, images, lambda x: x[..., 1:], target=1)
+    with pytest.raises(ValueError, match="2 of 2 images hold NaN"):
+        attack_success(classifier, images, lambda x: x * float("nan"), target=1)
+
+
+def test_an_attack_s_judgement_leaves_the_classifier_as_it_was() -> None:
+    classifier, images = linear()
+    classifier.train()
+    attack_success(classifier, images, lambda x: x, target=0)
+    assert classifier.training
+    assert all(p.grad is None for p in classifier.parameters())

@@ -1,4 +1,4 @@
-"""The numbers of a report: accuracy, and accuracy under the PGD attack. No method computes its own."""
+"""The numbers of a report: accuracy, accuracy under the PGD attack, and a backdoor's success. No method computes its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from orthogon.classifier import Classifier, require_match
@@ -116,6 +116,81 @@ class Evaluation:
         }
 
 
+Stamp: TypeAlias = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
+"""Puts a trigger on images in [0, 1], each for itself, on the device that they are on."""
+
+
+@dataclass(frozen=True)
+class AttackEvaluation:
+    """What a classifier makes of stamped images: those whose true class is not the target, or is the victim where there is one.
+
+    The attack success rate is the share of them that is taken for the target, whatever they were taken for without the stamp;
+    the robust accuracy is the share that still gets its true class. An image of the target class counts in neither.
+    """
+
+    classes: tuple[str, ...]
+    target: int
+    victim: int | None
+    """The one class that is attacked (label-specific); None: all but the target (universal)."""
+    hits: tuple[int, ...]
+    """Stamped images of each true class that are classified as the target."""
+    correct: tuple[int, ...]
+    """Stamped images of each true class that are classified as what they are."""
+    counts: tuple[int, ...]
+    """Stamped images of each true class."""
+    not_finite: int = 0
+    """Images whose logits hold NaN or infinity; they count as neither."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was measured: the stamp in words, and the data's source."""
+
+    @property
+    def total(self) -> int:
+        """Number of stamped images."""
+        return sum(self.counts)
+
+    @property
+    def success_rate(self) -> float:
+        """The attack success rate, 0 to 1."""
+        return sum(self.hits) / self.total
+
+    @property
+    def success_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the attack success rate (Wilson)."""
+        return wilson(sum(self.hits), self.total)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the stamped images that still get their true class, 0 to 1."""
+        return sum(self.correct) / self.total
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the robust accuracy (Wilson)."""
+        return wilson(sum(self.correct), self.total)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a result file."""
+        rows = zip(self.classes, self.hits, self.correct, self.counts, strict=True)
+        return {
+            "attack_success_rate": self.success_rate,
+            "attack_success_interval_95": list(self.success_interval),
+            "robust_accuracy": self.robust_accuracy,
+            "robust_interval_95": list(self.robust_interval),
+            "target": self.classes[self.target],
+            "victim": None if self.victim is None else self.classes[self.victim],
+            "hits": sum(self.hits),
+            "correct": sum(self.correct),
+            "total": self.total,
+            "not_finite": self.not_finite,
+            "per_class": [
+                {"class": name, "attack_success_rate": hits / n, "hits": hits, "correct": correct, "total": n}
+                for name, hits, correct, n in rows
+                if n
+            ],
+            **self.facts,
+        }
+
+
 def wilson(correct: int | float, total: int, deviations: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a share; 1.959964 standard deviations make it the 95 % one (Wilson 1927).
 
@@ -154,7 +229,7 @@ def accuracy(
         return _right(classifier(pixels), labels)
 
     require_match(classifier, images)
-    with _evaluating(classifier), torch.inference_mode():
+    with evaluating(classifier), torch.inference_mode():
         right, finite = _in_batches(judge, len(images), batch, on_progress)
     return _evaluation(images, right, finite, {"kind": "clean", "data": images.source})
 
@@ -195,7 +270,7 @@ def robust_accuracy(
             standing[alive] = _survives(classifier, pixels[alive], labels[alive], settings, generator)
         return standing, finite
 
-    with _evaluating(classifier):
+    with evaluating(classifier):
         right, finite = _in_batches(judge, len(images), batch, on_progress)
     facts = {"kind": "pgd", "bound": settings.bound, "steps": settings.steps, "restarts": settings.restarts}
     return _evaluation(images, right, finite, {**facts, "step_size": _step_size(settings), "data": images.source})
@@ -233,6 +308,89 @@ def _survives(
 
 def _step_size(settings: PGDSettings) -> float:
     return 2.5 * settings.bound / settings.steps if settings.step_size is None else settings.step_size
+
+
+def attack_success(
+    classifier: Classifier,
+    images: LabelledImages,
+    stamp: Stamp,
+    target: int,
+    victim: int | None = None,
+    *,
+    described: str = "",
+    batch: int = 500,
+    on_progress: Callable[[float], None] | None = None,
+) -> AttackEvaluation:
+    """How often stamped images are taken for the target class, and how often still for what they are.
+
+    The one definition, for every attack and defence: only images whose true class is not the target are stamped, and where
+    there is a victim class only its images. What is classified, in float32, is what an attacker can hand in: the stamped
+    image clipped to [0, 1] and rounded to the 256 levels of a picture file.
+
+    Args:
+        classifier: evaluated in evaluation mode on the device that it is on, and left in the mode that it was in.
+        images: of the classifier's shape, with labels in the order of its classes; best ones of the test set.
+        stamp: puts the trigger on a batch, on the classifier's device.
+        target: class that stamped images are to be taken for.
+        victim: class that the trigger works on; None: every class but the target.
+        described: the stamp in words, for the result file.
+        batch: images at once; halved as often as memory asks for it.
+        on_progress: called after each batch with the share done (0 to 1).
+
+    Raises:
+        ValueError: images of another shape or number of classes, a target or victim that is not a class, victim = target,
+            no image to stamp, or a stamp that changes the shape or gives NaN.
+    """
+    require_match(classifier, images)
+    stamped = images.select(_attacked(images, target, victim))
+    device = device_of(classifier)
+
+    def judge(start: int, stop: int) -> tuple[Int64[Tensor, " b"], Bool[Tensor, " b"]]:
+        pixels, _ = _part(stamped, start, stop, device)
+        logits = classifier(in_bytes(_same_shape(stamp(pixels), pixels)).float().div_(255))
+        return logits.argmax(1), logits.isfinite().all(1)
+
+    with evaluating(classifier), torch.no_grad():
+        predicted, finite = _in_batches(judge, len(stamped), batch, on_progress)
+    labels, classes = stamped.labels.cpu(), len(images.classes)
+    hits = torch.bincount(labels[finite & (predicted == target)], minlength=classes).tolist()
+    correct = torch.bincount(labels[finite & (predicted == labels)], minlength=classes).tolist()
+    facts = {"kind": "stamped", "stamp": described, "data": images.source}
+    not_finite = int((~finite).sum())
+    return AttackEvaluation(
+        images.classes, target, victim, tuple(hits), tuple(correct), tuple(stamped.counts()), not_finite, facts
+    )
+
+
+def in_bytes(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """Images clipped to [0, 1] and rounded to the nearest of 256 levels, as picture files hold them.
+
+    Raises:
+        ValueError: a pixel is NaN.
+    """
+    if images.isnan().any():
+        raise ValueError(f"{int(images.isnan().flatten(1).any(1).sum())} of {len(images)} images hold NaN: they are no pictures")
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _attacked(images: LabelledImages, target: int, victim: int | None) -> Int64[Tensor, " k"]:
+    classes = len(images.classes)
+    for role, c in (("target", target), ("victim", victim)):
+        if c is not None and not 0 <= c < classes:
+            raise ValueError(f"the {role} {c} is not one of the {classes} classes (0 and up) of {images.source}")
+    if victim == target:
+        raise ValueError(f"victim and target are both class {target}: an attack leads from one class to another")
+    chosen = ((images.labels != target) if victim is None else (images.labels == victim)).nonzero().flatten()
+    if len(chosen) == 0:
+        wanted = "any class but the target" if victim is None else f"the victim class {images.classes[victim]!r}"
+        raise ValueError(f"no image of {wanted} in {images.source}: there is nothing to stamp")
+    return chosen
+
+
+def _same_shape(stamped: Tensor, clean: Tensor) -> Tensor:
+    if stamped.shape != clean.shape:
+        raise ValueError(f"the stamp made images {tuple(stamped.shape)} of images {tuple(clean.shape)}: it must keep the shape")
+    return stamped
 
 
 def near_chance(evaluation: Evaluation) -> str | None:
@@ -273,7 +431,8 @@ def _right(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> t
 
 
 @contextmanager
-def _evaluating(classifier: Classifier) -> Iterator[None]:
+def evaluating(classifier: Classifier) -> Iterator[None]:
+    """The classifier in evaluation mode, and afterwards in the mode that it was in."""
     training = classifier.training
     classifier.eval()
     try:
@@ -287,8 +446,8 @@ def _in_batches(
     total: int,
     batch: int,
     on_progress: Callable[[float], None] | None,
-) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Judge all images, on the CPU at the end; a batch that does not fit in memory is halved."""
+) -> tuple[Tensor, Bool[Tensor, " n"]]:
+    """What `judge` says of all images, on the CPU at the end; a batch that does not fit in memory is halved."""
     parts: list[tuple[Tensor, Tensor]] = []
     start = 0
     while start < total:
@@ -303,7 +462,7 @@ def _in_batches(
         start = stop
         if on_progress is not None:
             on_progress(start / total)
-    return torch.cat([right.cpu() for right, _ in parts]), torch.cat([finite.cpu() for _, finite in parts])
+    return torch.cat([said.cpu() for said, _ in parts]), torch.cat([finite.cpu() for _, finite in parts])
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
