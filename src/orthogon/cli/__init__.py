@@ -29,10 +29,13 @@ First steps
 Commands
   demo        train a small model on built-in signs, measure it, write a report
   measure     class distances of a model: table, distances.json, triggers.safetensors, report.html
-  evaluate    accuracy of a model, in all and per class; with --pgd also under attack
+  evaluate    accuracy of a model, in all and per class; with --pgd also under attack, with --stamp on stamped images
   harden      enlarge the class distances of a model (MOTH and its baselines): a new checkpoint, before and after
   bench       a paper's table on your own model: its methods with one budget, published figures beside yours
   train       train a model, good enough to be measured
+  poison      plant a backdoor of one of the published attacks in a model, and tell whether it took
+  stamp       what an attack does to a picture, or to a folder of them
+  zoo         clean and poisoned models with a card each: list, build, fetch, and a gallery of their triggers
   compare     two measured runs side by side, such as before and after hardening
   report      write report.html of a run again
   card        distances of a run as a section for a model card
@@ -78,6 +81,18 @@ def _command(name: str) -> type[Command]:
             from orthogon.cli.train import Train
 
             return Train
+        case "poison":
+            from orthogon.cli.poison import Poison
+
+            return Poison
+        case "stamp":
+            from orthogon.cli.stamp import Stamp
+
+            return Stamp
+        case "zoo":
+            from orthogon.cli.zoo import Zoo
+
+            return Zoo
         case "compare":
             from orthogon.cli.compare import Compare
 
@@ -159,11 +174,11 @@ def _run(words: list[str], screen: Screen) -> int:
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of what a user can mend; None for a bug, which deserves its traceback."""
+    from orthogon.memory import out_of_memory
     from orthogon.runs import OtherSettings
 
     if isinstance(error, NearChance):
         return 3
     if isinstance(error, OtherSettings):
         return 4
-    memory = isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error)
-    return 2 if memory or isinstance(error, ValueError | OSError | ImportError) else None
+    return 2 if out_of_memory(error) or isinstance(error, ValueError | OSError | ImportError) else None
