@@ -18,7 +18,7 @@ from orthogon.frozen import Speed
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
 from orthogon.protocols import InversionSettings, Protocol, Stage
-from orthogon.triggers import Patch
+from orthogon.triggers import Patch, Trigger
 
 NAN = math.nan
 SHAPE = (3, 8, 8)
@@ -253,6 +253,28 @@ def test_little_memory_means_one_pair_at_a_time(everything: Measurement, monkeyp
     assert all(map(_same_inversion, little.inversions, everything.inversions))
     _measured(memory=8.0)
     assert groups[12:] == [12]
+
+
+class _Heavy(Patch):
+    """Patches of which few can be stamped at once."""
+
+    def stamp(self, trigger: Trigger, images: Tensor) -> Tensor:
+        if len(images) > 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 patches")
+        return super().stamp(trigger, images)
+
+
+def test_a_search_too_large_for_memory_goes_on_with_fewer_pairs(
+    everything: Measurement, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Pair] = []
+    heavy = _measured(family=_Heavy(), on_finished=lambda inversion: told.append(inversion.pair))
+    assert told == [i.pair for i in everything.inversions]
+    assert all(map(_same_inversion, heavy.inversions, everything.inversions))
+    assert [r.getMessage() for r in caplog.records if "memory" in r.getMessage()] == [
+        "out of memory: going on with 6 at once",
+        "out of memory: going on with 3 at once",
+    ]
 
 
 def test_the_classifier_is_left_as_it_was() -> None:

@@ -143,3 +143,29 @@ def test_a_network_that_ignores_its_images_cannot_be_attacked() -> None:
     images = LabelledImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 1, 2]), ("a", "b", "c"), "test")
     classifier = Classifier(_Blind(), ["a", "b", "c"], (3, 8, 8))
     assert robust_accuracy(classifier, images, PGDSettings(), torch.Generator().manual_seed(0)).accuracy == 0.5
+
+
+class _Greedy(nn.Module):
+    """Has room for a few images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inner, self.room = _network(), room
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(images)
+
+
+def test_the_judge_goes_on_with_fewer_images_where_memory_runs_out() -> None:
+    engine, unbounded = _engine(_Greedy(9)), _engine(_plain())
+    images = engine.samples[0].float() / 255
+    for target in range(3):
+        assert engine.success(images, target) == unbounded.success(images, target)
+
+
+@pytest.mark.parametrize(("precision", "name"), [(torch.float16, "float16"), (torch.float64, "float64")])
+def test_a_network_in_another_precision_is_told(precision: torch.dtype, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"weights in torch\.{name}, .* give network\.float\(\)"):
+        _engine(_network().to(precision))

@@ -15,7 +15,7 @@ from orthogon.images import LabelledImages
 from orthogon.matrix import DistanceMatrix
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.results import read_inversion, write_inversion, write_triggers
-from orthogon.triggers import Patch, Trigger
+from orthogon.triggers import Patch, Trigger, TriggerFamily
 
 
 def _trigger(seed: int) -> Trigger:
@@ -97,11 +97,11 @@ def _images() -> LabelledImages:
     return LabelledImages(pixels, torch.tensor([1, 1, 0, 0, 2, 2]), ("dark", "grey", "bright"), "made up")
 
 
-def _written(inversions: list[Inversion], folder: Path) -> dict[str, torch.Tensor]:
+def _written(inversions: list[Inversion], folder: Path, family: TriggerFamily | None = None) -> dict[str, torch.Tensor]:
     nothing = torch.full((3, 3), math.nan)
     outcomes = ((None,) * 3,) * 3
     matrix = DistanceMatrix(nothing, nothing, nothing, outcomes, ("dark", "grey", "bright"), "unit", "fast", "patch")
-    write_triggers(folder / "triggers.safetensors", Measurement(matrix, inversions), _images(), Patch())
+    write_triggers(folder / "triggers.safetensors", Measurement(matrix, inversions), _images(), family or Patch())
     return load_file(folder / "triggers.safetensors")
 
 
@@ -131,6 +131,18 @@ def test_each_trigger_is_shown_on_a_sample_of_its_victim(tmp_path: Path) -> None
         assert (file["stamped"][n].float() - expected).abs().max() <= 1
         assert torch.equal(file["trigger.mask"][n], mask)
         assert torch.equal(file["trigger.pattern"][n], pattern)
+
+
+def test_triggers_too_many_for_memory_are_stamped_in_parts(tmp_path: Path) -> None:
+    class Heavy(Patch):
+        def stamp(self, trigger: Trigger, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("full")
+            return super().stamp(trigger, images)
+
+    inversions = [FOUND, FAILED, UNIVERSAL]
+    expected = _written(inversions, tmp_path)
+    assert torch.equal(_written(inversions, tmp_path, Heavy())["stamped"], expected["stamped"])
 
 
 def test_a_trigger_that_is_not_finite_is_drawn_all_the_same(tmp_path: Path) -> None:

@@ -45,6 +45,42 @@ def test_the_same_settings_go_on_and_events_add_up(tmp_path: Path) -> None:
     assert kinds == ["started", "pair", "resumed"]
 
 
+def test_a_run_that_other_versions_go_on_with_tells_what_moved(tmp_path: Path) -> None:
+    Run.open(tmp_path, "measure", SETTINGS).close()
+    record = runs.read_json(tmp_path / "settings.json")
+    record["versions"] |= {"torch": "1.13", "gpu": "another"}
+    del record["versions"]["cpu"]  # what an older version did not tell has not moved
+    runs.write_json(tmp_path / "settings.json", record)
+    with Run.open(tmp_path, "measure", SETTINGS) as run:
+        now = runs.versions()
+        assert run.moved == (f'torch: "1.13" -> "{now["torch"]}"', f'gpu: "another" -> "{now["gpu"]}"')
+    assert runs.read_events(tmp_path)[-1]["versions"] == now
+
+
+def test_files_are_utf_8_whatever_the_system_writes(tmp_path: Path) -> None:
+    Run.open(tmp_path, "measure", {"data": "Vögel/ночь"}).close()
+    code = """
+        import sys
+        from pathlib import Path
+        from orthogon import runs
+        folder = Path(sys.argv[1])
+        with runs.Run.open(folder, "measure", {"data": "V\\xf6gel/\\u043d\\u043e\\u0447\\u044c"}) as run:
+            assert run.resumed
+            run.event("pair", name="V\\xf6gel\\u2028")
+        assert [event["kind"] for event in runs.read_events(folder)] == ["started", "resumed", "pair"]
+        """
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], env=os.environ | plain, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[1]", "not a list"), (b"\xff", "is not JSON")])
+def test_what_is_no_json_object_is_told(tmp_path: Path, content: str | bytes, reason: str) -> None:
+    (tmp_path / "x.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=rf"x\.json .*{reason}"):
+        runs.read_json(tmp_path / "x.json")
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Run.open(tmp_path, "measure", SETTINGS).close()
     other = SETTINGS | {"pairs": "0-1", "protocol": {"samples": 50}, "force": True}

@@ -22,6 +22,7 @@ from orthogon.images import LabelledImages, shuffled
 from orthogon.inversion import Request, invert
 from orthogon.machine import device_of, free_gib
 from orthogon.matrix import DistanceMatrix, plain
+from orthogon.memory import Parts
 from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs, require_pair
 from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol
 from orthogon.triggers import Patch, TriggerFamily
@@ -83,7 +84,8 @@ def measure(
         on_progress: told the state now and then.
 
     Raises:
-        ValueError: an unknown protocol, or images of another shape or with other classes than the classifier's.
+        ValueError: an unknown protocol, images of another shape or with other classes than the classifier's, or a network in
+                another precision than float32.
     """
     protocol = _chosen(protocol, samples)
     if memory is not None and not 0 < memory < math.inf:
@@ -118,16 +120,19 @@ def measure(
         speed = speed or _speed(classifier, protocol.settings.image_steps * len(usable) * draws)
         pixels, _ = drawn.rows(usable[:1])
         engine = Engine(classifier, pixels, protocol.settings, speed, _clean(images, seed))
-        group = _group(engine, protocol.settings, draws, memory)
-        for first in range(0, len(usable), group):
-            batch = [pair for pair in usable[first : first + group] if pair not in done]
-            if batch:
-                pixels, rows = drawn.rows(batch)
-                engine.samples = pixels.to(engine.device)
-                requests = [_request(pair, row, d, seed) for pair, row in zip(batch, rows, strict=True) for d in range(draws)]
-                inversions = invert(engine, family, requests, partial(tell, first, len(batch)))
-                for i in range(0, len(inversions), draws):
-                    finish(_merged(inversions[i : i + draws]))
+
+        def search(first: int, last: int) -> None:
+            batch = [pair for pair in usable[first:last] if pair not in done]
+            if not batch:
+                return
+            pixels, rows = drawn.rows(batch)
+            engine.samples = pixels.to(engine.device)
+            requests = [_request(pair, row, d, seed) for pair, row in zip(batch, rows, strict=True) for d in range(draws)]
+            inversions = invert(engine, family, requests, partial(tell, first, len(batch)))
+            for i in range(0, len(inversions), draws):
+                finish(_merged(inversions[i : i + draws]))
+
+        Parts(_group(engine, protocol.settings, draws, memory))(search, len(usable))
         tell(len(usable), 0, 1.0)
     facts = {"samples": protocol.samples, "draws": draws, "seed": seed, "seconds": time.monotonic() - started}
     inversions = [done[pair] for pair in wanted]

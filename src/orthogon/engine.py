@@ -13,12 +13,16 @@ from torch import Tensor
 from orthogon.classifier import Classifier
 from orthogon.frozen import FrozenCopy, Loss, Speed
 from orthogon.machine import device_of
+from orthogon.memory import Parts
 from orthogon.protocols import InversionSettings
 
 log = logging.getLogger(__name__)
 
 _FAITHFUL = 0.9
 """Share of clean images on which a copy has to answer as the model does; rounding to bfloat16 alone costs a percent or two."""
+
+_JUDGED = 64
+"""Images that the judge sees at once."""
 
 
 class Engine:
@@ -32,6 +36,9 @@ class Engine:
         clean: images whose leads tell the scale of the logits; default: some of the samples.
         exact: whether the original model judges, in float32, what is reported; the copy is enough for triggers that only
             serve to train on.
+
+    Raises:
+        ValueError: the network is in another precision than float32.
     """
 
     def __init__(
@@ -43,11 +50,13 @@ class Engine:
         clean: UInt8[Tensor, "n c h w"] | None = None,
         exact: bool = True,
     ) -> None:
+        _require_float32(classifier)
         self.exact = exact
         self.judge = classifier.eval()
         self.device = device_of(classifier)
         self.samples = samples.to(self.device)
         self.settings = settings
+        self._parts = Parts(_JUDGED)
         if clean is None:
             clean = samples[:, : math.ceil(256 / len(samples))].flatten(0, 1)
         images = clean.to(self.device).float() / 255
@@ -86,7 +95,14 @@ class Engine:
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # which would judge with ten bits
-            return torch.cat([self.judge(part).float() for part in images.split(64)])
+            return torch.cat(self._parts(lambda start, stop: self.judge(images[start:stop]).float(), len(images)))
+
+
+def _require_float32(classifier: Classifier) -> None:
+    others = {str(p.dtype) for p in classifier.parameters() if p.is_floating_point()} - {"torch.float32"}
+    if others:
+        names = ", ".join(sorted(others))
+        raise ValueError(f"the network has weights in {names}, and images come in float32: give network.float()")
 
 
 def _loss(settings: InversionSettings, scale: float) -> Loss:

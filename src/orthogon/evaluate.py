@@ -16,6 +16,7 @@ from torch import Tensor
 from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages
 from orthogon.machine import device_of
+from orthogon.memory import Parts
 
 PGD_BOUNDS = {"cifar10": 8 / 255, "svhn": 0.03, "gtsrb": 0.03, "lisa": 0.1}
 """The papers' L-infinity bounds by data set, for images in [0, 1] (MOTH, appendix X-A; DECK, appendix III-C)."""
@@ -448,26 +449,15 @@ def _in_batches(
     on_progress: Callable[[float], None] | None,
 ) -> tuple[Tensor, Bool[Tensor, " n"]]:
     """What `judge` says of all images, on the CPU at the end; a batch that does not fit in memory is halved."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    start = 0
-    while start < total:
-        stop = min(start + batch, total)
-        try:
-            parts.append(judge(start, stop))
-        except RuntimeError as error:
-            if batch == 1 or not _out_of_memory(error):
-                raise
-            batch //= 2
-            continue
-        start = stop
+
+    def told(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        said, finite = judge(start, stop)
         if on_progress is not None:
-            on_progress(start / total)
-    return torch.cat([said.cpu() for said, _ in parts]), torch.cat([finite.cpu() for _, finite in parts])
+            on_progress(stop / total)
+        return said.cpu(), finite.cpu()
 
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    parts = Parts(batch)(told, total)
+    return torch.cat([said for said, _ in parts]), torch.cat([finite for _, finite in parts])
 
 
 def _evaluation(images: LabelledImages, right: Tensor, finite: Tensor, facts: dict[str, Any]) -> Evaluation:

@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from orthogon.classifier import Classifier
 from orthogon.machine import fast_precision, has_compiler
+from orthogon.memory import out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class FrozenCopy:
         try:
             self.logits(images)
         except (RuntimeError, TypeError) as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise
             return False
         return True
@@ -129,7 +130,7 @@ class FrozenCopy:
             try:
                 return work()
             except RuntimeError as error:
-                if not _out_of_memory(error) or self.chunk <= 8:
+                if not out_of_memory(error) or self.chunk <= 8:
                     raise
             self._halve()
 
@@ -346,7 +347,3 @@ def _layout(device: torch.device) -> torch.memory_format:
 
 def _padded(tensor: Tensor, count: int) -> Tensor:
     return torch.cat([tensor, tensor[:1].expand(count, *tensor.shape[1:])])
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

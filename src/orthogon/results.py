@@ -12,6 +12,7 @@ from torch import Tensor
 from orthogon import runs
 from orthogon.distance import Measurement
 from orthogon.images import LabelledImages
+from orthogon.memory import Parts
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.triggers import TriggerFamily
 
@@ -64,10 +65,13 @@ def write_triggers(path: Path, measurement: Measurement, images: LabelledImages,
         clean = torch.stack([_sample(images, i.pair) for i in made])
         triggers = {name: torch.stack([i.trigger[name] for i in made]) for name in made[0].trigger}
         stamped = torch.empty_like(clean)
-        for start in range(0, len(made), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            made_images = family.stamp({name: t[part] for name, t in triggers.items()}, clean[part, None].float() / 255)[:, 0]
-            stamped[part] = (made_images.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)
+
+        def stamp(start: int, stop: int) -> None:
+            some = {name: tensor[start:stop] for name, tensor in triggers.items()}
+            shown = family.stamp(some, clean[start:stop, None].float() / 255)[:, 0]
+            stamped[start:stop] = (shown.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)
+
+        Parts(_AT_ONCE)(stamp, len(made))
         tensors |= {"clean": clean, "stamped": stamped}
         tensors |= {f"trigger.{name}": value.contiguous() for name, value in triggers.items()}
     runs.write_tensors(path, tensors)

@@ -102,6 +102,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        ValueError: the file is not JSON, or something else than an object.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors in one step, whatever device or memory format they have; errors as `write_bytes`."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -134,7 +150,7 @@ def versions() -> dict[str, str]:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):  # on Linux `platform` knows the architecture alone
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
@@ -153,6 +169,8 @@ class Run:
     settings: dict[str, Any]
     resumed: bool
     """True where the folder already held this run."""
+    moved: tuple[str, ...]
+    """Versions and machine where they are others than those that began the run, "torch: old -> new" each."""
     _lock: IO[bytes]
 
     @classmethod
@@ -189,16 +207,19 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         lock = _lock_folder(folder)
         try:
-            resumed = _check_settings(folder, asked)
-            if resumed:
-                _remove_leftovers(folder)
+            begun = _checked_settings(folder, asked)
+            now = versions()
+            if begun is None:
+                write_json(folder / "settings.json", {**asked, "versions": now, "started": _now()})
             else:
-                write_json(folder / "settings.json", {**asked, "versions": versions(), "started": _now()})
+                _remove_leftovers(folder)
         except BaseException:
             lock.close()
             raise
-        run = cls(folder, command, asked["settings"], resumed, lock)
-        run.event("resumed" if resumed else "started")
+        known = {} if begun is None else begun.get("versions") or {}
+        moved = tuple(differences(known, {name: now.get(name) for name in known}))
+        run = cls(folder, command, asked["settings"], begun is not None, moved, lock)
+        run.event("resumed" if run.resumed else "started", **({"versions": now} if moved else {}))
         return run
 
     def path(self, name: str) -> Path:
@@ -239,8 +260,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """The events of a run in their order, without lines that a kill cut short; empty where there are none."""
     path = folder / "events.jsonl"
     events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
             events.append(json.loads(line))
     return events
 
@@ -255,26 +276,26 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; choose another folder") from error
-    if not isinstance(record, dict) or not {"command", "settings"} <= record.keys():
+    if not {"command", "settings"} <= record.keys():
         raise RunError(f"{path} is not the settings of a run; choose another folder")
     return record
 
 
-def _check_settings(folder: Path, asked: dict[str, Any]) -> bool:
-    """True where the folder holds this very run, False where it holds none; another run is an error."""
+def _checked_settings(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings.json of the folder where it holds this very run, None where it holds none; another run is an error."""
     found = read_settings(folder)
     if found is None:
-        return False
+        return None
     old, new = ({"command": r["command"], **r["settings"], "inputs": r.get("inputs", {})} for r in (found, asked))
     changes = differences(old, new)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         advice = "choose another folder, or give the same settings again to go on with this run"
         raise OtherSettings(f"{folder} holds a run of other settings:\n{listed}\n{advice}")
-    return True
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -176,7 +176,12 @@ def test_json_stands_alone_on_the_real_standard_output(trained: Path, tmp_path: 
 def test_without_measuring_there_are_no_distances(trained: Path, result: Result) -> None:
     data = result(*words(trained, *UNMEASURED, "--out", "run"))
     assert "mean_before" not in data
-    assert {path.name for path in Path("run").glob("*.json")} == {"settings.json", "hardening.json", "model.json"}
+    assert {path.name for path in Path("run").glob("*.json")} == {
+        "settings.json",
+        "accuracy.json",
+        "hardening.json",
+        "model.json",
+    }
     assert "<svg" in Path(data["report"]).read_text()
 
 
@@ -236,6 +241,58 @@ def test_distances_of_another_model_or_protocol_are_refused(run: Path, trained: 
     code, _, err = command(*words(trained, *MEASURED, "--pairs", "all", "--out", "more", *before))
     assert code == 2
     assert 'pairs: "0-1,2-0" -> "all"' in err
+
+
+def before_with(run: Path, change: Callable[[dict[str, Any]], object]) -> tuple[str, str]:
+    """--before with the distances of a run, changed."""
+    record = read(run / "before.json")
+    change(record)
+    Path("before.json").write_text(json.dumps(record))
+    return "--before", "before.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda record: record["settings"]["search"].update(asr=0.99), "asr: 0.99 -> 0.9"),
+        (lambda record: record["settings"]["search"]["stages"][0].update(steps=99), '"steps": 99'),
+        (lambda record: record["settings"]["search"].update(unheard=1), "in a way that this version does not know"),
+        (lambda record: record["settings"].pop("search"), "does not tell how it was searched"),
+        (lambda record: record.update(draws=5), "draws: 5 -> 1"),
+    ],
+)
+def test_distances_of_another_search_are_refused(
+    run: Path, trained: Path, command: Command, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    code, out, err = command(*words(trained, *MEASURED, "--out", "other", *before_with(run, change)))
+    assert (code, out) == (2, "")
+    assert "was measured otherwise" in err
+    assert told in err
+    assert not Path("other/before.json").exists()
+
+
+def test_a_field_that_is_younger_than_the_distances_has_its_default(run: Path, trained: Path, result: Result) -> None:
+    older = before_with(run, lambda record: record["settings"]["search"].pop("ease"))
+    assert "increase" in result(*words(trained, *MEASURED, "--out", "older", *older))
+
+
+def test_distances_of_another_seed_are_taken_and_said_to_be(run: Path, trained: Path, command: Command) -> None:
+    other = before_with(run, lambda record: record.update(seed=7))
+    code, _, err = command(*words(trained, *MEASURED, "--out", "other", *other))
+    assert code == 0, err
+    assert "was measured with --seed 7, so on other samples than after" in err
+    assert "The runs differ in seed: 7 before, 0 after." in Path("other/report.html").read_text()
+
+
+def test_the_pairs_drawn_by_another_seed_are_others(run: Path, trained: Path, command: Command) -> None:
+    def drawn(record: dict[str, Any]) -> None:
+        record["settings"]["pairs"] = "random:2"
+        record["seed"] = 7
+
+    drawn_pairs = (*MEASURED[:2], "--pairs", "random:2", *MEASURED[4:])
+    code, _, err = command(*words(trained, *drawn_pairs, "--out", "other", *before_with(run, drawn)))
+    assert code == 2
+    assert "seed: 7 -> 0" in err
 
 
 @pytest.mark.parametrize("content", ["{}", "not JSON", "[]"])

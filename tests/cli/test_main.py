@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orthogon.cli import main
+from orthogon.cli import main, parse
 from orthogon.cli import report as report_command
+from orthogon.cli.demo import Demo
+from orthogon.cli.subject import generator
 
 Command = Callable[..., tuple[int, str, str]]
-COMMANDS = ("demo", "measure", "evaluate", "train", "harden", "bench", "compare", "report", "card")
+COMMANDS = ("demo", "measure", "evaluate", "train", "harden", "bench", "poison", "stamp", "zoo", "compare", "report", "card")
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -57,6 +59,28 @@ def test_an_unknown_command_and_unknown_words(command: Command) -> None:
     code, out, err = command("evaluate", "--modle", "x")
     assert (code, out) == (2, "")
     assert "--model" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "seed"),
+    [
+        ("measure --model m --data d", "99999999999999999999"),
+        ("harden moth --model m --data d", str(2**63)),
+        ("train --data d", "-1"),
+        ("demo", "1.5"),
+    ],
+)
+def test_a_seed_out_of_range_is_told(command: Command, line: str, seed: str) -> None:
+    code, out, err = command(*line.split(), "--seed", seed)
+    assert (code, out) == (2, "")
+    assert "parsing --seed" in err
+    assert f"got {seed}" in err
+
+
+def test_the_largest_seed_is_one() -> None:
+    parsed = parse(["demo", "--seed", str(2**63 - 1)])
+    assert isinstance(parsed, Demo)
+    generator(parsed.seed)
 
 
 def test_ctrl_c_tells_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ import html
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from orthogon import runs
-from orthogon.cli import parse
+from orthogon.cli import measuring, parse
 from orthogon.cli.measure import Measure
 from orthogon.cli.words import words_of
 from orthogon.data import open_images
@@ -79,6 +81,56 @@ def test_the_finished_run_is_found_again_and_nothing_changes(measured: Path, tra
     assert time.monotonic() - began < 30
     assert {key: data[key] for key in before} == before
     assert data["report"] == str(measured / "report.html")
+
+
+def test_what_was_assumed_of_the_images_is_told(trained: Path, command: Command, quick: None) -> None:
+    images = open_images(SIGNS)
+    for row in range(60):
+        folder = Path("images", f"sign {int(images.labels[row])}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.pixels[row].permute(1, 2, 0).numpy()).resize((20, 20)).save(folder / f"{row}.png")
+    code, _, err = command(
+        "measure", "--model", trained, "--data", "images", "--protocol", "screen", "--samples", 8, "--pairs", "0-1", "--force"
+    )
+    assert code == 0, err
+    assert "images: folder images; resized to 16×16" in err
+    assert "classes taken by position" in err
+    assert err.index("by position") < err.index("clean accuracy")
+
+
+def test_the_clean_accuracy_is_evaluated_once(
+    measured: Path, trained: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated(*_: object, **__: object) -> None:
+        pytest.fail("the clean accuracy was evaluated again")
+
+    monkeypatch.setattr(measuring, "accuracy", evaluated)
+    code, _, err = command(*words(trained, "--out", measured))
+    assert code == 0, err
+    kept, record = (json.loads((measured / name).read_text()) for name in ("accuracy.json", "distances.json"))
+    assert f"clean accuracy {record['accuracy']:.2%} on 120 images" in err
+    assert kept["accuracy"] == record["accuracy"]
+
+
+def test_going_on_with_other_versions_is_told(measured: Path, trained: Path, command: Command) -> None:
+    shutil.copytree(measured, "run")
+    started = runs.read_json(Path("run/settings.json"))
+    runs.write_json(Path("run/settings.json"), started | {"versions": started["versions"] | {"torch": "1.13"}})
+    code, _, err = command(*words(trained, "--out", "run"))
+    assert code == 0, err
+    assert f'the run was begun otherwise, so that numbers may differ a little: torch: "1.13" -> "{torch.__version__}"' in err
+    assert "begun otherwise" not in command(*words(trained, "--out", measured))[2]
+
+
+def test_images_of_one_class_are_told(trained: Path, command: Command, quick: None) -> None:
+    first = open_images(SIGNS).classes[0]
+    for row in range(0, 60, 3):
+        Path("images", first).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(open_images(SIGNS).pixels[row].permute(1, 2, 0).numpy()).save(f"images/{first}/{row}.png")
+    line = ("--model", trained, "--data", "images", "--protocol", "screen", "--samples", 8, "--pairs", "0-1", "--force")
+    code, _, err = command("measure", *line)
+    assert code == 0, err
+    assert f"all images are of the class {first}" in err
 
 
 def test_other_pairs_are_another_run(measured: Path, trained: Path, command: Command) -> None:
@@ -153,6 +205,8 @@ def test_a_model_near_chance_is_refused_without_force(guesser: Path, command: Co
     assert (code, out) == (3, "")
     assert "normalization" in err
     assert "--force" in err
+    code, _, err = command(*words(guesser))
+    assert code == 3  # also where the accuracy is known already
     code, _, err = command(*words(guesser, "--force", "--pairs", "0-1", "--samples", 5))
     assert code == 0, err
 
@@ -187,6 +241,27 @@ def test_draws_of_samples_and_every_class_to_one(trained: Path, result: Result, 
     assert "over the draws of samples" in Path(data["report"]).read_text()
     assert [data["settings"][name] for name in ("samples", "draws")] == [8, 2]
     assert load_file(Path(data["run"]) / "triggers.safetensors")["pairs"].tolist() == [[2, 0], [-1, 0]]
+
+
+def test_universal_triggers_are_shown_and_drawn(trained: Path, command: Command, quick: None) -> None:
+    code, out, err = command(*words(trained, "--pairs", "universal", "--samples", 8, "--out", "run"))
+    assert code == 0, err
+    assert "Smallest universal triggers" in out
+    assert "nan" not in out
+    page = Path("run/report.html").read_text()
+    assert "The smallest universal trigger makes any other class" in page
+    assert "<img" in page
+
+
+def test_pairs_that_were_all_not_found_are_shown_all_the_same(
+    trained: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = replace(QUICK, settings=replace(QUICK.settings, stages=(replace(QUICK.settings.stages[0], steps=1),), weight=1e6))
+    monkeypatch.setitem(PROTOCOLS, "screen", hopeless)
+    code, out, err = command(*words(trained, "--pairs", "0-1", "--samples", 8))
+    assert code == 0, err
+    assert "0 of 1 pairs, 1 without a distance" in out
+    assert "nan" not in out
 
 
 def test_grey_images_of_another_size_are_measured(trained: Path, result: Result, quick: None) -> None:

@@ -84,6 +84,18 @@ def test_data_without_splits_are_held_out(result: Callable[..., dict[str, Any]],
     assert [entry["class"] for entry in data["per_class"]] == ["bright", "dark"]
 
 
+def test_a_model_of_own_code_tells_how_it_is_loaded(command: Command) -> None:
+    Path("nets.py").write_text(
+        "from orthogon.models import build\n\ndef make(classes): return build('resnet20', classes, (3, 16, 16))\n"
+    )
+    line = ("--data", SIGNS, "--epochs", "1", "--batch", "40", "--out", "run")
+    code, out, err = command("train", *line, "--arch", "nets.py:make")
+    assert code == 0, err
+    assert "load it with --arch nets.py:make" in out
+    model = ("--model", "run/model.safetensors", "--data", SIGNS)
+    assert command("evaluate", *model, "--arch", "nets.py:make")[0] == 0
+
+
 def test_bad_words(command: Command) -> None:
     for words, told in (
         (("--arch", "resnet21"), "resnet20"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orthogon.data import DataError, open_images
+from orthogon.data import DataError, aligned, open_images
 from orthogon.data.classes import align, natural, numbered
 
 
@@ -49,6 +49,19 @@ def test_splits_are_subfolders(folder: Path, tmp_path: Path) -> None:
     assert held_out.source.endswith("test")
     with pytest.raises(DataError, match=r"has test, train.*got 'val'"):
         open_images(str(top), split="val")
+
+
+def test_a_split_of_a_class_folder_is_told_what_the_folder_is(folder: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"whose folders are its classes \(1, 2, 10\), has no splits, got 'test'; leave --split out"
+    ):
+        open_images(str(folder), split="test")
+
+
+def test_what_archives_and_disks_add_is_no_class(folder: Path) -> None:
+    save(folder / "__MACOSX" / "._0.png", "red")
+    (folder / "lost+found").mkdir()
+    assert open_images(str(folder)).classes == ("1", "2", "10")
 
 
 def test_an_empty_class_keeps_its_place(folder: Path) -> None:
@@ -91,7 +104,13 @@ def test_mixed_sizes_are_an_error_or_resized(folder: Path) -> None:
     save(folder / "2" / "1.png", "red", size=(20, 9))
     with pytest.raises(DataError, match=r"0\.png is 8×6.*1\.png is 20×9.*--image-size"):
         open_images(str(folder))
-    assert open_images(str(folder), image_shape=(3, 5, 7)).image_shape == (3, 5, 7)
+    resized = open_images(str(folder), image_shape=(3, 5, 7))
+    assert resized.image_shape == (3, 5, 7)
+    assert "resized to 7×5 (width×height; the first image is 8×6)" in resized.source
+
+
+def test_images_of_the_right_size_are_not_said_to_be_resized(folder: Path) -> None:
+    assert "resized" not in open_images(str(folder), image_shape=(1, 6, 8)).source
 
 
 def one(path: Path, shape: tuple[int, int, int] | None = None) -> list[int]:
@@ -177,8 +196,19 @@ def test_align() -> None:
     kept, names, note = align(labels, ("car", "dog"), ("automobile", "dog"))
     assert (kept.tolist(), names) == ([0, 1, 1], ("automobile", "dog"))
     assert "position" in note
-    with pytest.raises(DataError, match="dog of the data"):
+    with pytest.raises(DataError, match=r": car of the data are none of .*, nor by position, since dog of the data"):
         align(labels, ("car", "dog"), ("dog", "automobile"))
+    with pytest.raises(DataError, match=r"name: zebra of the data are none of the model's \(cat, dog\); rename"):
+        align(torch.tensor([0, 1, 2]), ("cat", "dog", "zebra"), ("cat", "dog"))
+    with pytest.raises(DataError, match="the model's class names must differ, cat stands there more than once"):
+        align(labels, ("cat", "dog"), ("cat", "cat", "dog"))
+
+
+def test_images_are_brought_into_the_order_of_classes_that_became_known_later(folder: Path) -> None:
+    classes = ("10", "2", "x", "1")
+    at_once, later = open_images(str(folder), classes=classes), aligned(open_images(str(folder)), classes)
+    assert (later.classes, later.source) == (at_once.classes, at_once.source)
+    assert later.digest() == at_once.digest()
 
 
 def test_numbered_and_natural() -> None:
@@ -221,6 +251,8 @@ def test_npz_splits_and_names(tmp_path: Path) -> None:
         open_images(str(file), split="val")
     np.savez(file, x=x, y=np.array(["b", "a"]))
     assert open_images(str(file)).labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"x\.npz has no splits, got 'test'; leave --split out"):
+        open_images(str(file), split="test")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from orthogon.report import model_card, write_card
 
-from .test_page import HOSTILE
+from .test_page import HOSTILE, UNIVERSAL
 
 
 def test_the_json_round_trips_and_agrees_with_the_run(run_of: Callable[..., Path]) -> None:
@@ -45,3 +45,24 @@ def test_a_card_does_not_tell_whose_disk_it_was(run_of: Callable[..., Path]) -> 
     text, data = model_card(run_of())
     assert "alice" not in text + json.dumps(data)
     assert data["model"]["path"] == "net.safetensors"
+
+
+def test_universal_triggers_are_published_too(run_of: Callable[..., Path]) -> None:
+    text, data = model_card(run_of(3, values=[[None] * 3] * 3, universal=UNIVERSAL, pictures=False))
+    assert data["universal"] == [
+        {"target": "class 2", "size": 66.0, "asr": 0.91, "outcome": "found"},
+        {"target": "class 0", "size": 123.4, "asr": 0.95, "outcome": "found"},
+        {"target": "class 1", "size": None, "asr": 0.5, "outcome": "asr not reached"},
+    ]
+    assert "The smallest universal trigger makes any other class class 2" in text
+    assert "| any other class | class 2 | 66.0 | ≈ 22 of 144 pixels | 91 % |" in text
+    assert "| Universal triggers | 2 (of 3 searched) |" in text
+    assert "No pair" not in text
+    assert "universal" not in json.dumps(model_card(run_of())[1])
+
+
+def test_pairs_and_universal_triggers_stand_in_one_card(run_of: Callable[..., Path]) -> None:
+    text, data = model_card(run_of(universal=UNIVERSAL))
+    assert len(data["smallest"]) == 5
+    assert [text.count(head) for head in ("### Closest pairs", "### All pairs", "### Smallest universal triggers")] == [1, 1, 1]
+    assert "| Pairs with a distance | 90 (of 90 measured) |" in text

@@ -4,11 +4,15 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from orthogon import runs
+from orthogon.protocols import PROTOCOLS, InversionSettings
 from orthogon.report import compare, write_comparison
+from orthogon.report.reading import search_settings
 
 BEFORE = [[None, 10.0, 20.0], [30.0, None, 40.0], [50.0, 60.0, None]]
 AFTER = [[None, 15.0, 10.0], [90.0, None, 40.0], [None, 60.0, None]]
@@ -47,6 +51,42 @@ def test_another_protocol_is_a_warning(run_of: Callable[..., Path], tmp_path: Pa
     assert comparison.warnings == ("The runs differ in protocol: fast before, screen after.",)
     page = write_comparison(comparison, tmp_path / "page.html").read_text(encoding="utf-8")
     assert comparison.warnings[0] in page
+
+
+def test_other_samples_draws_and_seeds_are_warnings(run_of: Callable[..., Path]) -> None:
+    before, after = _two(run_of)
+    for folder, changes in ((before, {"samples": 100, "draws": 1, "seed": 0}), (after, {"samples": 50, "draws": 5, "seed": 1})):
+        runs.write_json(folder / "distances.json", runs.read_json(folder / "distances.json") | changes)
+    assert compare(before, after).warnings == (
+        "The runs differ in samples: 100 before, 50 after.",
+        "The runs differ in draws: 1 before, 5 after.",
+        "The runs differ in seed: 0 before, 1 after.",
+    )
+
+
+def _searched(settings: InversionSettings, without: str = "") -> dict[str, object]:
+    told = json.loads(json.dumps(asdict(settings)))
+    return {"settings": {"search": {name: value for name, value in told.items() if name != without}}}
+
+
+def test_a_protocol_that_has_come_to_mean_something_else_is_a_warning(run_of: Callable[..., Path]) -> None:
+    fast = PROTOCOLS["fast"].settings
+    before = run_of(3, "before", values=BEFORE, **_searched(replace(fast, asr=0.99, weight_patience=5)))
+    after = run_of(3, "after", values=AFTER, failed=FAILED, **_searched(fast))
+    assert compare(before, after).warnings == ("The runs differ in what their protocol stands for: asr, weight patience.",)
+    older = run_of(3, "older", values=BEFORE, **_searched(fast, without="ease"))
+    assert compare(older, after).warnings == ()
+
+
+def test_the_search_of_a_record() -> None:
+    fast = PROTOCOLS["fast"].settings
+    assert search_settings(_searched(fast)) == fast
+    assert search_settings(_searched(replace(fast, ease=3.0), without="ease")) == fast  # a younger field has its default
+    assert search_settings({"settings": {"seed": 3}}) is None
+    assert search_settings({}) is None
+    for told in ({"search": {"stages": [{"unheard": 1}]}}, {"search": {"asr": 0.9}}, {"search": {"stages": [], "asr": 0.9}}):
+        with pytest.raises(ValueError, match="in a way that this version does not know"):
+            search_settings({"settings": told})
 
 
 def test_the_page_has_both_on_one_scale(run_of: Callable[..., Path], tmp_path: Path) -> None:

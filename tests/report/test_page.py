@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from orthogon import runs
 from orthogon.report import write_report
 
+from .conftest import write_pictures
+
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "a|b`c\n# d", "left\u202eright"]
 VOID = {"meta", "img"}
 
@@ -168,14 +170,50 @@ def test_a_family_without_a_mask_has_three_pictures(run_of: Callable[..., Path])
     assert "(mean and deviation shift)" in page.text
 
 
+UNIVERSAL = [
+    {"target": 0, "value": 123.4, "asr": 0.95, "outcome": "found"},
+    {"target": 1, "value": None, "asr": 0.5, "outcome": "asr not reached"},
+    {"target": 2, "value": 66.0, "asr": 0.91, "outcome": "found"},
+]
+
+
 def test_universal_pairs_stand_with_their_target(run_of: Callable[..., Path]) -> None:
-    universal = [
-        {"target": 0, "value": 123.4, "asr": 0.95, "outcome": "found"},
-        {"target": 1, "value": None, "asr": 0.5, "outcome": "asr not reached"},
-    ]
-    page = Page(write_report(run_of(universal=universal)))
+    page = Page(write_report(run_of(universal=UNIVERSAL)))
     assert "From all others at once" in page.text
     assert "123.4" in page.text
+    assert "On average, a patch of about" in page.text
+    assert "makes any other class class 2: a patch of about 22 of 144 pixels turns 91 % of the samples" in page.text
+
+
+@pytest.fixture
+def universal_run(run_of: Callable[..., Path]) -> Path:
+    """A run of universal triggers alone, with their pictures."""
+    folder = run_of(3, values=[[None] * 3] * 3, universal=UNIVERSAL, pictures=False)
+    write_pictures(folder / "triggers.safetensors", [[123.4, None, 66.0]], (3, 12, 12))
+    tensors = load_file(folder / "triggers.safetensors")
+    tensors["pairs"] = torch.tensor([[-1, 0], [-1, 2]])
+    runs.write_tensors(folder / "triggers.safetensors", tensors)
+    return folder
+
+
+def test_a_run_of_universal_triggers_alone_tells_of_them(universal_run: Path) -> None:
+    page = Page(write_report(universal_run))
+    assert_self_contained(page)
+    for told in (
+        "The smallest universal trigger makes any other class class 2: a patch of about 22 of 144 pixels turns 91 %",
+        "Of 3 universal triggers searched, 1 was not found: 1 × asr not reached",
+        "66.0 to class 2",
+        "2 of 3 searched",
+    ):
+        assert told in " ".join(page.text.split())
+    assert not re.search("No pair|pairs measured|of 0", page.text)
+    assert page.tags.count("img") == 4 * 2
+    assert page.get("img", "alt")[:2] == ["a sample of any other class", "the same sample with the trigger to class 2 on it"]
+
+
+def test_a_run_that_found_no_universal_trigger_says_so(run_of: Callable[..., Path]) -> None:
+    folder = run_of(3, values=[[None] * 3] * 3, universal=UNIVERSAL[1:2], pictures=False)
+    assert "No universal trigger was found: 1 × asr not reached" in Page(write_report(folder)).text
 
 
 def test_classes_that_were_not_measured_are_left_out(run_of: Callable[..., Path]) -> None:

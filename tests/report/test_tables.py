@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from orthogon.report import compare, comparison_table, distance_table, evaluation_table, pairs_table
+from orthogon.report import compare, comparison_table, distance_table, evaluation_table, pairs_table, universal_table
 from orthogon.report.reading import read_run
+
+from .test_page import UNIVERSAL
 
 
 def _printed(table: Table) -> str:
@@ -29,6 +31,13 @@ def test_a_small_matrix_is_shown_whole(run_of: Callable[..., Path]) -> None:
 def test_a_large_one_by_its_smallest_pairs(run_of: Callable[..., Path]) -> None:
     text = _printed(distance_table(read_run(run_of(43)).matrix, smallest=7))
     assert "7 of 1,806 pairs" in text
+
+
+def test_universal_triggers_have_a_table(run_of: Callable[..., Path]) -> None:
+    text = _printed(universal_table(read_run(run_of(universal=UNIVERSAL)).matrix))
+    assert text.index("66.0") < text.index("123.4")
+    assert "2 of 3 targets, 1 without a distance" in text
+    assert "any other class" in text
 
 
 def test_names_are_no_markup(run_of: Callable[..., Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from orthogon.cli.bench import Bench
 from orthogon.cli.harden import Harden
 from orthogon.cli.hardening import harden_and_write
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, open_words, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, open_words, pick_device
 from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
 from orthogon.evaluate import PGDSettings, accuracy, parse_bound, robust_accuracy
 from orthogon.images import LabelledImages
@@ -39,6 +38,7 @@ def bench_and_write(words: Bench, screen: Screen) -> Result:
     attack = None if words.pgd is None else PGDSettings(parse_bound(words.pgd))
     screen.say("loading the model and the images")
     classifier, test = _open(words)
+    screen.say(f"test images: {test.source}")
     own = {name: getattr(words, name) for name in ("test_split", "test_data", "pgd", "held_out", "minutes", "min_accuracy")}
     own |= {name: getattr(words, name) for name in ("measure", "pairs", "samples", "seed")}
     # Neither the rows nor the subject: both may be others when the same run goes on.
@@ -47,7 +47,7 @@ def bench_and_write(words: Bench, screen: Screen) -> Result:
     folder = words.out or default_folder(grid.name, stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "bench", settings, inputs=inputs, fresh=words.fresh) as run:
-        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
+        announce(run, screen)
         work = _Work(words, run, screen, grid, planned, classifier, test, attack, subject)
         return _result(run, work.done(rows), rows)
 
@@ -107,7 +107,7 @@ class _Work:
         folder = self.run.path(row.key)
         self._share_pictures(folder)
         harden_and_write(self._harden(row, folder), self.screen)
-        record, file = json.loads((folder / "hardening.json").read_text()), folder / "model.safetensors"
+        record, file = runs.read_json(folder / "hardening.json"), folder / "model.safetensors"
         hardened = load_classifier(str(file)).to(pick_device(self.words.device))
         seen = self._accuracy(row.key, hardened, runs.digest(file))
         before, after = _matrix(folder / "before.json"), _matrix(folder / "after.json")
@@ -162,7 +162,7 @@ class _Work:
     def _accuracy(self, name: str, classifier: Classifier, digest: str) -> dict[str, Any]:
         """Accuracy on the test images, and that under attack where it is asked for; kept in accuracy/NAME.json."""
         path = self.run.path(f"accuracy/{name}.json")
-        if path.exists() and (kept := json.loads(path.read_text()))["model"] == digest:
+        if path.exists() and (kept := runs.read_json(path))["model"] == digest:
             return kept
         with self.screen.meter(f"test accuracy, {name}") as update:
             seen: dict[str, Any] = accuracy(classifier, self.test, on_progress=lambda done: update(done, "")).to_json()
@@ -185,7 +185,7 @@ class _Work:
     def _earlier(self) -> dict[str, dict[str, Any]]:
         """Rows that former commands finished."""
         path = self.run.path("bench.json")
-        lines = json.loads(path.read_text())["rows"] if path.exists() else []
+        lines = runs.read_json(path)["rows"] if path.exists() else []
         return {line["row"]: line for line in lines if line["status"] == "finished"}
 
     def _write(self, lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class _Work:
 
 
 def _matrix(path: Path) -> DistanceMatrix | None:
-    return DistanceMatrix.from_json(json.loads(path.read_text())) if path.exists() else None
+    return DistanceMatrix.from_json(runs.read_json(path)) if path.exists() else None
 
 
 def _result(run: Run, record: dict[str, Any], asked: tuple[Row, ...]) -> Result:

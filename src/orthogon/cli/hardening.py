@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,13 +16,14 @@ from orthogon.classifier import Classifier
 from orthogon.cli.harden import Harden
 from orthogon.cli.measuring import check_accuracy, measure_pairs, search_facts
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
 from orthogon.cli.words import default_folder, stem_of, words_of
 from orthogon.data import DataError
 from orthogon.hardening import Hardening, HardeningProgress, harden
 from orthogon.images import LabelledImages
 from orthogon.matrix import DistanceMatrix, improvement, plain
 from orthogon.pairs import choose_pairs
+from orthogon.report.reading import search_settings
 from orthogon.results import write_triggers
 from orthogon.runs import Run
 from orthogon.triggers import FAMILIES
@@ -39,6 +39,7 @@ def harden_and_write(words: Harden, screen: Screen) -> Result:
     """
     screen.say("loading the model and the images")
     classifier, held_out, training = _open(words)
+    screen.say(f"held-out images: {held_out.source}\ntraining images: {training.source}")
     own = {name: getattr(words, name) for name in ("method", "held_out", "minutes", "min_accuracy", "seed")}
     own |= {name: getattr(words, name) for name in ("measure", "pairs", "samples")}
     settings = words_of(words.model, words.images) | own | asdict(words.settings)
@@ -50,7 +51,7 @@ def harden_and_write(words: Harden, screen: Screen) -> Result:
     folder = words.out or default_folder("harden", stem, {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "harden", settings, inputs=inputs, fresh=words.fresh) as run:
-        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
+        announce(run, screen)
         work = _Work(words, run, screen, classifier, held_out, training, hashes)
         before = work.before()
         record, hardened = work.hardened()
@@ -87,7 +88,7 @@ class _Work:
     ) -> None:
         self.words, self.run, self.screen = words, run, screen
         self.classifier, self.held_out, self.training, self.hashes = classifier, held_out, training, hashes
-        self.clean = check_accuracy(classifier, held_out, words.seed, words.force, screen)
+        self.clean = check_accuracy(run, classifier, held_out, words.seed, words.force, screen)
 
     def before(self) -> DistanceMatrix | None:
         """The distances of the model as it came: measured, or taken from --before."""
@@ -97,7 +98,7 @@ class _Work:
         if words.before is None or self.run.path("before.json").exists():
             return self.measured("before", self.classifier, self.hashes["model"])
         try:
-            record = json.loads(words.before.read_text())
+            record = runs.read_json(words.before)
             matrix, changes = DistanceMatrix.from_json(record), self._changes(record)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--before {words.before} holds no class distances; give a distances.json or before.json") from error
@@ -106,6 +107,8 @@ class _Work:
                 f"--before {words.before} was measured otherwise ({'; '.join(changes)}): measure it anew with the same "
                 "--model, images, pairs and protocol, or leave --before out"
             )
+        if (seed := record.get("seed", words.seed)) != words.seed:
+            self.screen.say(f"take care: --before {words.before} was measured with --seed {seed}, so on other samples than after")
         runs.write_json(self.run.path("before.json"), record)
         return matrix
 
@@ -114,15 +117,18 @@ class _Work:
         search = search_facts(self.words.measure, self.words.samples)
         known = {"model": record["hashes"]["model"], "data": record["hashes"]["data"], "protocol": record["protocol"]}
         known |= {"family": record["family"], **{name: record["settings"][name] for name in ("samples", "pairs")}}
+        known |= {"draws": record.get("draws", 1)}
         asked = {"model": self.hashes["model"], "data": self.hashes["data"], "protocol": self.words.measure}
-        asked |= {"family": self.words.settings.family, "samples": search["samples"], "pairs": self.words.pairs}
-        return runs.differences(known, asked)
+        asked |= {"family": self.words.settings.family, "samples": search["samples"], "pairs": self.words.pairs, "draws": 1}
+        if self.words.pairs.startswith("random:"):  # the seed draws the pairs, not only their samples
+            known, asked = known | {"seed": record.get("seed")}, asked | {"seed": self.words.seed}
+        return runs.differences(known, asked) or _search_changes(record, search["settings"])
 
     def measured(self, name: str, classifier: Classifier, digest: str) -> DistanceMatrix:
         """The distances of a model on the held-out images, in NAME.json and NAME.safetensors."""
         words, path = self.words, self.run.path(f"{name}.json")
         if path.exists():
-            return DistanceMatrix.from_json(json.loads(path.read_text()))
+            return DistanceMatrix.from_json(runs.read_json(path))
         pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
         family = words.settings.family
         measurement, seconds = measure_pairs(
@@ -213,7 +219,16 @@ class _Work:
         runs.write_json(self.run.path("hardening.json"), record)
 
     def _record(self) -> dict[str, Any]:
-        return json.loads(self.run.path("hardening.json").read_text())
+        return runs.read_json(self.run.path("hardening.json"))
+
+
+def _search_changes(record: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """In what the search of a record differs from the one asked for, under the same protocol's name."""
+    try:
+        search = search_settings(record)
+    except ValueError as error:
+        return [str(error)]
+    return ["it does not tell how it was searched"] if search is None else runs.differences(asdict(search), asked)
 
 
 def _result(run: Run, record: dict[str, Any], before: DistanceMatrix | None, after: DistanceMatrix | None) -> Result:

@@ -13,7 +13,7 @@ from orthogon import report, runs
 from orthogon.classifier import Classifier
 from orthogon.cli.measure import Measure
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
 from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
 from orthogon.distance import Measurement, Progress, measure
 from orthogon.evaluate import Evaluation, accuracy, near_chance
@@ -38,6 +38,7 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     """
     screen.say("loading the model and the images")
     classifier, images = open_subject(words.model, words.images, words.seed)
+    screen.say(f"images: {images.source}")
     pairs = choose_pairs(words.pairs, len(classifier.classes), generator(words.seed))
     own = {name: getattr(words, name) for name in ("pairs", "family", "protocol", "samples", "draws", "seed")}
     settings = words_of(words.model, words.images) | own
@@ -47,8 +48,8 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "measure", settings, inputs=inputs, fresh=words.fresh) as run:
-        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
-        clean = check_accuracy(classifier, images, words.seed, words.force, screen)
+        announce(run, screen)
+        clean = check_accuracy(run, classifier, images, words.seed, words.force, screen)
         measurement, seconds = measure_pairs(
             *(run, "pairs", "distances", screen, classifier, images, pairs),
             family=words.family,
@@ -85,25 +86,46 @@ def search_facts(protocol: str, samples: int | None, draws: int = 1) -> dict[str
     return asdict(known if samples is None else replace(known, samples=samples))
 
 
-def check_accuracy(classifier: Classifier, images: LabelledImages, seed: int, force: bool, screen: Screen) -> Evaluation:
-    """Clean accuracy on a sample, and a refusal where it is near chance, unless forced.
+def check_accuracy(
+    run: Run, classifier: Classifier, images: LabelledImages, seed: int, force: bool, screen: Screen
+) -> Evaluation:
+    """Clean accuracy on a sample, kept in accuracy.json, and a refusal where it is near chance, unless forced.
 
     Raises:
         NearChance: it is, and nothing was forced.
     """
-    if len(images) > CHECKED:
-        each = math.ceil(CHECKED / len(images.classes))
-        images = images.subset(f"per-class:{each}", generator(seed))
-    with screen.meter("clean accuracy") as update:
-        clean = accuracy(classifier, images, on_progress=lambda done: update(done, ""))
+    path = run.path("accuracy.json")
+    if path.exists():
+        clean = _evaluation(runs.read_json(path))
+    else:
+        clean = _accuracy(classifier, images, seed, screen)
+        runs.write_json(path, clean.to_json())
     low, high = clean.interval
     screen.say(f"clean accuracy {clean.accuracy:.2%} on {clean.total:,} images (95 %: {low:.1%} to {high:.1%})")
+    present = [name for name, count in zip(clean.classes, clean.counts, strict=True) if count]
+    if len(present) == 1:
+        screen.say(f"take care: all images are of the class {present[0]}, and a model that always says so has 100 %, too")
     reason = near_chance(clean)
     if reason is not None and not force:
         raise NearChance(f"{reason}; put it right, or go on all the same with --force")
     if reason is not None:
         screen.say(f"going on, as --force says, although {reason}")
     return clean
+
+
+def _accuracy(classifier: Classifier, images: LabelledImages, seed: int, screen: Screen) -> Evaluation:
+    if len(images) > CHECKED:
+        each = math.ceil(CHECKED / len(images.classes))
+        images = images.subset(f"per-class:{each}", generator(seed))
+    with screen.meter("clean accuracy") as update:
+        return accuracy(classifier, images, on_progress=lambda done: update(done, ""))
+
+
+def _evaluation(record: dict[str, Any]) -> Evaluation:
+    """What `Evaluation.to_json` has told."""
+    lines = record["per_class"]
+    names, correct, counts = (tuple(line[key] for line in lines) for key in ("class", "correct", "total"))
+    return Evaluation(names, correct, counts, record["not_finite"])
 
 
 def measure_pairs(
@@ -189,18 +211,13 @@ def _write(run: Run, measurement: Measurement, facts: dict[str, Any], images: La
     runs.write_json(run.path("distances.json"), data)
     page = report.write_report(run.folder)
     run.event("finished", seconds=facts["seconds"])
-    found = bool(matrix.values.isfinite().any())
-    shown: list[Any] = [report.distance_table(matrix), report.pairs_table(matrix)] if found else []
-    told = [f"mean distance {matrix.mean():.2f} ({matrix.unit})"] if found else []
-    told += [_universal(entry, matrix.classes, matrix.unit) for entry in matrix.facts.get("universal", [])]
-    shown.append("\n".join([*told, f"report: {page}"]))
+    measured = any(outcome for row in matrix.outcomes for outcome in row)
+    shown: list[Any] = [report.distance_table(matrix), report.pairs_table(matrix)] if measured else []
+    if matrix.facts.get("universal"):
+        shown.append(report.universal_table(matrix))
+    mean = f"mean distance {matrix.mean():.2f} ({matrix.unit})\n" if bool(matrix.values.isfinite().any()) else ""
+    shown.append(f"{mean}report: {page}")
     return Result({**data, "run": str(run.folder), "report": str(page)}, shown)
-
-
-def _universal(entry: dict[str, Any], classes: tuple[str, ...], unit: str) -> str:
-    """A universal trigger in one line."""
-    size = entry["outcome"] if entry["value"] is None else f"{entry['value']:.2f} ({unit}), {entry['asr']:.0%} turned"
-    return f"every class to {classes[entry['target']]}: {size}"
 
 
 def _pair_file(folder: Path, pair: Pair) -> Path:

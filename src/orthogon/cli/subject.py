@@ -9,12 +9,22 @@ import torch
 
 from orthogon import runs
 from orthogon.classifier import Classifier
+from orthogon.cli.screen import Screen
 from orthogon.cli.words import ImageWords, ModelWords
-from orthogon.data import open_images
+from orthogon.data import aligned, open_images
 from orthogon.images import LabelledImages
 from orthogon.models import load_classifier
 from orthogon.models.architectures import default_shape
-from orthogon.models.cards import card_beside
+from orthogon.models.cards import Card, card_beside
+
+_PUBLISHED = ("timm:", "torchvision:")
+
+
+def announce(run: runs.Run, screen: Screen) -> None:
+    """Where the results go, and what computes otherwise than it did when the run was begun."""
+    screen.say(f"{'going on with' if run.resumed else 'results go to'} {run.folder}")
+    if run.moved:
+        screen.say(f"take care: the run was begun otherwise, so that numbers may differ a little: {'; '.join(run.moved)}")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -43,28 +53,48 @@ def open_words(
 def open_subject(model: ModelWords, data: ImageWords, seed: int) -> tuple[Classifier, LabelledImages]:
     """The classifier and images of its shape, with labels in the order of its classes.
 
-    What one of them does not know is taken from the other: the images' size from the model, its class names from them.
+    What one of them does not know is taken from the other: the images' size from the model, its class names from them; the size
+    from the images where the model does not tell. They are read once.
 
     Raises:
         ValueError, OSError: whatever is wrong with the words, the checkpoint or the data.
     """
-    shape = data.shape() or (None if _tells_shape(model) else open_words(data, seed, subset=False).image_shape)
-    classifier = load_classifier(model.model, arch=model.arch, normalization=model.normalization, image_shape=shape)
-    if classifier.classes != tuple(str(index) for index in range(len(classifier.classes))):
-        return classifier, open_words(data, seed, image_shape=classifier.image_shape, classes=classifier.classes)
-    images = open_words(data, seed, image_shape=classifier.image_shape)
+    card = _card(model)
+    shape = data.shape()
+    if shape is None and not _tells_shape(model, card):
+        images = open_words(data, seed, classes=_named(card.classes))
+        shape = images.image_shape
+        classifier = _classifier(model, shape)
+    else:
+        classifier = _classifier(model, shape)
+        images = open_words(data, seed, image_shape=classifier.image_shape, classes=_named(classifier.classes))
+    if _named(classifier.classes):
+        return classifier, images
     if len(images.classes) != len(classifier.classes):  # a part of the classes, by number, or an error that lists them
-        return classifier, open_words(data, seed, image_shape=classifier.image_shape, classes=classifier.classes)
+        return classifier, aligned(images, classifier.classes)
     classifier.classes = images.classes
     return classifier, images
 
 
-def _tells_shape(model: ModelWords) -> bool:
+def _classifier(model: ModelWords, shape: tuple[int, int, int] | None) -> Classifier:
+    return load_classifier(model.model, arch=model.arch, normalization=model.normalization, image_shape=shape)
+
+
+def _named(classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Class names; None where they are but the numbers that nameless classes get."""
+    return None if classes is None or classes == tuple(map(str, range(len(classes)))) else classes
+
+
+def _card(model: ModelWords) -> Card:
+    """The card beside the model; an empty one for weights that a library publishes."""
+    return Card() if model.model.startswith(_PUBLISHED) else card_beside(Path(model.model))
+
+
+def _tells_shape(model: ModelWords, card: Card) -> bool:
     """Whether the model, its card or its architecture says what size of images it takes."""
-    if model.model.startswith(("timm:", "torchvision:")):
+    if model.model.startswith(_PUBLISHED) or card.image_shape is not None:
         return True
-    card = card_beside(Path(model.model))
-    return card.image_shape is not None or default_shape(model.arch or card.architecture or "") is not None
+    return default_shape(model.arch or card.architecture or "") is not None
 
 
 def model_digest(model: ModelWords, classifier: Classifier) -> str:

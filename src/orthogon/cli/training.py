@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 from orthogon import models, report, runs
 from orthogon.classifier import Classifier, Normalization
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import generator, open_words, pick_device
+from orthogon.cli.subject import announce, generator, open_words, pick_device
 from orthogon.cli.train import Train
 from orthogon.cli.words import default_folder, stem_of, words_of
 from orthogon.data import DataError
 from orthogon.evaluate import accuracy
 from orthogon.images import LabelledImages
+from orthogon.models.architectures import is_name
 from orthogon.training import Epoch, fit
 
 
@@ -28,16 +28,17 @@ def train_and_write(words: Train, screen: Screen) -> Result:
         ValueError, OSError: whatever is wrong with the words, the data or the folder.
     """
     training, judged = _data(words)
+    screen.say(f"training images: {training.source}\nimages to judge by: {judged.source}")
     settings = words_of(words.images) | {name: getattr(words, name) for name in ("arch", "held_out", "seed")}
     settings |= asdict(words.recipe)
     hashes = {"training": training.digest(), "judged": judged.digest()}
     stem = f"{stem_of(words.arch)}-{stem_of(words.images.data)}"
     folder = words.out or default_folder("train", stem, {**settings, "inputs": hashes})
     with runs.Run.open(folder, "train", settings, inputs=hashes, fresh=words.fresh) as run:
-        screen.say(f"{'going on with' if run.resumed else 'results go to'} {folder}")
+        announce(run, screen)
         done = run.path("training.json")
         if done.exists():
-            data = json.loads(done.read_text())
+            data = runs.read_json(done)
             screen.say("this training is finished already; --fresh trains anew")
         else:
             data = _train(words, run, training, judged, hashes, screen)
@@ -46,7 +47,10 @@ def train_and_write(words: Train, screen: Screen) -> Result:
     counts = [entry["total"] for entry in data["per_class"]]
     table = report.evaluation_table(names, shares, counts, data["accuracy"])
     model = folder / "model.safetensors"
-    return Result({**data, "run": str(folder), "model": str(model)}, [table, f"model: {model}"])
+    told = f"model: {model}"
+    if not is_name(words.arch):
+        told += f"\nits architecture is your own code, which no card may name: load it with --arch {words.arch}"
+    return Result({**data, "run": str(folder), "model": str(model)}, [table, told])
 
 
 def _train(

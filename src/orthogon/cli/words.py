@@ -16,7 +16,25 @@ class NearChance(ValueError):
 
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON on standard output, and nothing else there.")]
-Seed = Annotated[int, tyro.conf.arg(metavar="N", help="Of every random draw: the same seed gives the same result.")]
+
+
+def _seed(words: list[str]) -> int:
+    if not (words[0].isdecimal() and int(words[0]) < 2**63):
+        raise ValueError(f"a whole number from 0 to {2**63 - 1} is needed, got {words[0]}")
+    return int(words[0])
+
+
+Seed = Annotated[
+    int,
+    tyro.conf.arg(help="Of every random draw: the same seed gives the same result."),
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=_seed,
+        is_instance=lambda seed: isinstance(seed, int),
+        str_from_instance=lambda n: [str(n)],
+    ),
+]
 Fresh = Annotated[bool, tyro.conf.arg(help="Begin anew; an earlier run in the folder is kept beside it.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="Where to compute; auto takes a GPU where there is one.")]
 Folder = Annotated[

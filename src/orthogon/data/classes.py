@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -51,6 +52,8 @@ def align(
     if classes is None or tuple(classes) == names:
         return labels, names, ""
     wanted = tuple(classes)
+    if repeated := [name for name, count in Counter(wanted).items() if count > 1]:
+        raise DataError(f"the model's class names must differ, {few(repeated)} stands there more than once; mend its card")
     strangers = [name for name in names if name not in wanted]
     if not strangers:
         return _mapped(labels, [wanted.index(name) for name in names]), wanted, ""
@@ -59,9 +62,10 @@ def align(
     moved = [name for i, name in enumerate(names) if name in wanted and wanted.index(name) != i]
     if len(names) == len(wanted) and not moved:
         return labels, wanted, "classes taken by position, since the data name them otherwise"
+    nor = f", nor by position, since {few(moved)} of the data stand elsewhere there" if len(names) == len(wanted) else ""
     raise DataError(
-        f"the data have {len(names)} classes, the model {len(wanted)}, and they do not match by name: "
-        f"{_few(moved or strangers)} of the data; the model knows {_few(wanted)}"
+        f"the data have {len(names)} classes, the model {len(wanted)}, and they do not match by name: {few(strangers)} of the "
+        f"data are none of the model's ({few(wanted)}){nor}; rename what is meant by another name, and leave out the rest"
     )
 
 
@@ -69,5 +73,6 @@ def _mapped(labels: Int64[Tensor, " n"], table: list[int]) -> Int64[Tensor, " n"
     return torch.tensor(table, dtype=torch.int64)[labels]
 
 
-def _few(names: Sequence[str], most: int = 8) -> str:
+def few(names: Sequence[str], most: int = 8) -> str:
+    """The names in one line, the first ones of many."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from orthogon.data.classes import natural
+from orthogon.data.classes import few, natural
 from orthogon.data.decoding import Encoded
 from orthogon.data.errors import DataError
 from orthogon.data.listing import Listing
@@ -18,6 +18,9 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"},
 )
 """File names that count as images; others in a class folder are left alone."""
+_SPLITS = frozenset({*HELD_OUT_FIRST, "training", "testing"})
+_NO_CLASSES = frozenset({"__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders that archives, disks and network drives add on their own."""
 
 
 def list_folder(folder: Path, split: str | None) -> Listing:
@@ -29,8 +32,11 @@ def list_folder(folder: Path, split: str | None) -> Listing:
         DataError: no such split, or no class folders.
     """
     names = _subfolders(folder)
-    if split is not None or (names and set(names) <= {*HELD_OUT_FIRST, "training", "testing"}):
-        folder = folder / choose_split(split, names, str(folder))
+    if split is not None or (names and set(names) <= _SPLITS):
+        where = str(folder)
+        if names and split not in names and not _SPLITS & set(names):
+            where, names = f"{folder}, whose folders are its classes ({few(names)}),", []
+        folder = folder / choose_split(split, names, where)
         names = _subfolders(folder)
     if not names:
         raise DataError(f"{folder} has no class folders: put the images of each class into a subfolder of its name")
@@ -45,7 +51,8 @@ def list_folder(folder: Path, split: str | None) -> Listing:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural)
+    found = (p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in _NO_CLASSES)
+    return sorted(found, key=natural)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -62,8 +62,19 @@ def gather(listing: Listing, wanted: Wanted) -> LabelledImages:
     pixels, kept = _stacked(decode_all(listing.fetch(indices.tolist()), wanted.image_shape), len(indices), wanted)
     labels = labels[indices][kept]
     skipped = f"{len(indices) - len(kept)} unreadable images left out" if len(kept) < len(indices) else ""
-    notes = [listing.source, sampled, note, skipped, missing(labels, classes)]
+    notes = [listing.source, sampled, _resized(listing, wanted), note, skipped, missing(labels, classes)]
     return LabelledImages(torch.from_numpy(pixels), labels, classes, "; ".join(filter(None, notes)))
+
+
+def aligned(images: LabelledImages, classes: Sequence[str]) -> LabelledImages:
+    """The same images with labels in the order of a classifier's classes, where these became known after the images.
+
+    Raises:
+        DataError: as for `align`.
+    """
+    labels, names, note = align(images.labels, images.classes, classes)
+    source = "; ".join(filter(None, (images.source, note, missing(labels, names))))
+    return replace(images, labels=labels, classes=names, source=source)
 
 
 def missing(labels: Int64[Tensor, " n"], classes: tuple[str, ...]) -> str:
@@ -98,17 +109,27 @@ def _chosen(listing: Listing, wanted: Wanted) -> tuple[Int64[Tensor, " k"], str]
     if wanted.limit is not None and wanted.limit < 1:
         raise DataError(f"the limit of images per class must be at least 1, got {wanted.limit}")
     counts = torch.bincount(listing.labels).tolist()
-    cap, note = per_class_cap(counts, prod(wanted.image_shape or _first_shape(listing)), wanted)
+    shape = wanted.image_shape or _first_shape(listing) or (3, 224, 224)  # the first is broken: told when all are decoded
+    cap, note = per_class_cap(counts, prod(shape), wanted)
     if cap >= max(counts):
         return torch.arange(len(listing.labels)), note
     return per_class(listing.labels, lambda _: cap, torch.Generator().manual_seed(wanted.seed)), note
 
 
-def _first_shape(listing: Listing) -> tuple[int, ...]:
-    for _, image in decode_all(listing.fetch([0]), None):
-        if not isinstance(image, str):
-            return image.shape
-    return 3, 224, 224  # the first is broken; told when all are decoded
+def _first_shape(listing: Listing) -> tuple[int, ...] | None:
+    """(channels, height, width) of the first image as it is; None where it cannot be read."""
+    return next((image.shape for _, image in decode_all(listing.fetch([0]), None) if not isinstance(image, str)), None)
+
+
+def _resized(listing: Listing, wanted: Wanted) -> str:
+    """A note where the images are stretched, judged by the first."""
+    if wanted.image_shape is None or (own := _first_shape(listing)) is None or own[1:] == wanted.image_shape[1:]:
+        return ""
+    return f"resized to {_size(wanted.image_shape)} (width×height; the first image is {_size(own)})"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-1]}×{shape[-2]}"
 
 
 def _stacked(images: Iterator[tuple[str, Decoded]], count: int, wanted: Wanted) -> tuple[np.ndarray, Int64[Tensor, " k"]]:
@@ -135,6 +156,6 @@ def _stacked(images: Iterator[tuple[str, Decoded]], count: int, wanted: Wanted) 
 
 def _mixed(first: str, size: tuple[int, ...], name: str, other: tuple[int, ...]) -> DataError:
     return DataError(
-        f"the images differ in size: {first} is {size[1]}×{size[0]}, {name} is {other[1]}×{other[0]} "
+        f"the images differ in size: {first} is {_size(size)}, {name} is {_size(other)} "
         "(width×height); set --image-size to resize them all"
     )

@@ -21,5 +21,7 @@ def choose_split(asked: str | None, offered: Collection[str], where: str) -> str
     usual = [name for name in HELD_OUT_FIRST if name in offered]
     if asked is None and (usual or len(offered) == 1):
         return (usual or list(offered))[0]
-    has = f"has {', '.join(sorted(offered))}" if offered else "has no splits"
-    raise DataError(f"{where} {has}; --split must be one of them, got {asked!r}")
+    names = sorted(filter(None, offered))
+    if not names:
+        raise DataError(f"{where} has no splits, got {asked!r}; leave --split out")
+    raise DataError(f"{where} has {', '.join(names)}; --split must be one of them, got {asked!r}")

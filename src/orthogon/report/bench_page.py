@@ -15,7 +15,7 @@ from orthogon import runs
 from orthogon.matrix import DistanceMatrix
 from orthogon.report.card import safe, table
 from orthogon.report.heat import HeatMap, distance_maps
-from orthogon.report.reading import model_name, read_json
+from orthogon.report.reading import model_name
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
 from orthogon.report.words import counted, decimals, number, printable, without_folders
@@ -41,7 +41,7 @@ def write_bench(folder: Path) -> Path:
     path = folder / "bench.json"
     if not path.exists():
         raise ValueError(f"{folder} has no bench.json; let its `orthogon bench` finish a row: the same command goes on")
-    record = read_json(path)
+    record = runs.read_json(path)
     try:
         runs.write_text(folder / "bench.md", bench_markdown(record))
         page = render("bench.html.j2", **_content(record, folder))
@@ -157,7 +157,7 @@ def _maps(record: Mapping[str, Any], folder: Path) -> list[tuple[str, HeatMap]]:
 
 
 def _matrix(path: Path) -> DistanceMatrix | None:
-    return DistanceMatrix.from_json(read_json(path)) if path.exists() else None
+    return DistanceMatrix.from_json(runs.read_json(path)) if path.exists() else None
 
 
 def _sentence(record: Mapping[str, Any]) -> str:

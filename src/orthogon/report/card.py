@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows
-from orthogon.report.summary import headline
+from orthogon.matrix import plain
+from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows, universal_rows, victim_name
+from orthogon.report.summary import headline, trigger_figures
 from orthogon.report.words import decimals, number, percent, printable, without_folders
 
 SMALLEST = 5
@@ -23,7 +25,7 @@ def measured_card(run: MeasuredRun) -> tuple[str, dict[str, Any]]:
 
 def card_data(run: MeasuredRun) -> dict[str, Any]:
     """The numbers of a card, JSON-like; null where there is none."""
-    rows = pair_rows(run.matrix)
+    rows, universal = pair_rows(run.matrix), universal_rows(run.record)
     found = [row for row in rows if row.found]
     names = ("model", "data", "accuracy", "seconds", "versions", "hashes")
     return {
@@ -34,6 +36,7 @@ def card_data(run: MeasuredRun) -> dict[str, Any]:
         "mean": run.matrix.mean() if found else None,
         "pairs": {"measured": len(rows), "found": len(found), "failed": failures(rows)},
         "smallest": [_pair(run, row) for row in found[:SMALLEST]],
+        **({"universal": [_universal(run, row) for row in universal]} if universal else {}),
         "classes": list(run.matrix.classes),
         "values": [[v if math.isfinite(v) else None for v in row] for row in found_values(run.matrix).tolist()],
         **{name: without_folders(run.record[name]) for name in names if run.record.get(name) is not None},
@@ -41,31 +44,34 @@ def card_data(run: MeasuredRun) -> dict[str, Any]:
 
 
 def _pair(run: MeasuredRun, row: PairRow) -> dict[str, Any]:
-    asr = row.asr if math.isfinite(row.asr) else None
     classes = run.matrix.classes
-    return {"victim": classes[row.victim], "target": classes[row.target], "distance": row.value, "asr": asr}
+    return {"victim": classes[row.victim], "target": classes[row.target], "distance": row.value, "asr": plain(row.asr)}
+
+
+def _universal(run: MeasuredRun, row: PairRow) -> dict[str, Any]:
+    size = row.value if row.found else math.nan
+    return {"target": run.matrix.classes[row.target], "size": plain(size), "asr": plain(row.asr), "outcome": row.outcome}
 
 
 def _markdown(run: MeasuredRun) -> str:
-    parts = ["## Class distances", " ".join(safe(sentence) for sentence in headline(run))]
-    parts += [_facts(run), "### Closest pairs", _closest(run)]
-    if len(run.matrix.classes) <= WHOLE_MATRIX:
+    rows, universal = pair_rows(run.matrix), universal_rows(run.record)
+    parts = ["## Class distances", " ".join(safe(sentence) for sentence in headline(run)), _facts(run)]
+    if rows:
+        parts += ["### Closest pairs", _smallest(run, rows)]
+    if rows and len(run.matrix.classes) <= WHOLE_MATRIX:
         parts += [
             "### All pairs",
             "Rows are victim classes, columns targets; – is a pair without a distance.",
             _matrix(run),
         ]
+    if universal:
+        parts += ["### Smallest universal triggers", _smallest(run, universal)]
     return "\n\n".join([*parts, "### How to read this", _reading(run)]) + "\n"
 
 
 def _facts(run: MeasuredRun) -> str:
-    rows = pair_rows(run.matrix)
-    values = [row.value for row in rows if row.found]
-    places = decimals(values)
-    facts = [
-        ("Mean distance", number(run.matrix.mean() if values else math.nan, places)),
-        ("Smallest distance", number(values[0] if values else math.nan, places)),
-        ("Pairs with a distance", f"{len(values):,} of {len(rows):,} measured"),
+    facts = [(name, f"{value} ({note})" if note else value) for name, value, note in trigger_figures(run)]
+    facts += [
         ("Unit", run.matrix.unit),
         ("Protocol", run.matrix.protocol),
         ("Trigger family", run.matrix.family),
@@ -78,12 +84,12 @@ def _facts(run: MeasuredRun) -> str:
     return table(["", ""], [[name, value] for name, value in facts], numbers_from=2)
 
 
-def _closest(run: MeasuredRun) -> str:
-    found = [row for row in pair_rows(run.matrix) if row.found][:SMALLEST]
+def _smallest(run: MeasuredRun, rows: Sequence[PairRow]) -> str:
+    found = [row for row in rows if row.found][:SMALLEST]
     places, classes = decimals(row.value for row in found), run.matrix.classes
     lines = [
         [
-            classes[row.victim],
+            victim_name(classes, row),
             classes[row.target],
             number(row.value, places),
             run.size.patch(row.value) or "–",
@@ -106,10 +112,11 @@ def _matrix(run: MeasuredRun) -> str:
 
 def _reading(run: MeasuredRun) -> str:
     explanation = f" {run.size.explanation}" if run.size.explanation else ""
+    universal = " A universal trigger turns the samples of all other classes at once." if run.record.get("universal") else ""
     return (
         "The distance from a victim class to a target class is the size of the smallest trigger found that turns the "
         "samples of the victim class into the target. It is an upper bound, it has a direction, and small means "
-        f"fragile.{explanation} Compare only distances of the same unit, protocol and family. A model whose distances "
+        f"fragile.{explanation}{universal} Compare only distances of the same unit, protocol and family. A model whose distances "
         "fall far below those published here may have been tampered with."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orthogon import runs
 from orthogon.matrix import improvement
 from orthogon.report.heat import distance_maps, ratio_map, value_span
 from orthogon.report.plots import Plot, before_after_plot
-from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run
+from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run, search_settings
 from orthogon.report.rendering import render
 from orthogon.report.summary import provenance
 from orthogon.report.words import counted, decimals, number, printable
@@ -185,11 +185,21 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 def _warnings(before: MeasuredRun, after: MeasuredRun) -> tuple[str, ...]:
     """Differences that do not forbid a comparison but should be read with it."""
     told = []
-    for name in ("protocol", "data"):
+    for name in ("protocol", "data", "samples", "draws", "seed"):
         first, second = before.record.get(name), after.record.get(name)
         if first != second:
             told.append(f"The runs differ in {name}: {printable(str(first))} before, {printable(str(second))} after.")
+    if before.matrix.protocol == after.matrix.protocol and (differing := _search_fields(before, after)):
+        told.append(f"The runs differ in what their protocol stands for: {', '.join(differing)}.")
     return tuple(told)
+
+
+def _search_fields(before: MeasuredRun, after: MeasuredRun) -> list[str]:
+    """Fields in which the searches differ, as far as both runs tell."""
+    first, second = search_settings(before.record), search_settings(after.record)
+    if first is None or second is None:
+        return []
+    return [field.name.replace("_", " ") for field in fields(first) if getattr(first, field.name) != getattr(second, field.name)]
 
 
 def _only_words(comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orthogon import runs
 from orthogon.report.compare import Comparison, compare_runs
-from orthogon.report.reading import MeasuredRun, model_name, read_distances, read_json
+from orthogon.report.reading import MeasuredRun, model_name, read_distances
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_hardened(folder: Path) -> HardenedRun:
     path = folder / "hardening.json"
     if not path.exists():
         raise ValueError(f"{folder} has no hardening.json; let its `orthogon harden` finish: the same command goes on")
-    record = read_json(path)
+    record = runs.read_json(path)
     before, after = (read_distances(folder, f"{name}.json", f"{name}.safetensors") for name in ("before", "after"))
     try:
         times = {str(part): float(spent) for part, spent in record["seconds"].items()}

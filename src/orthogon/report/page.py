@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ from orthogon.report.reading import (
     pair_name,
     pair_rows,
     trigger_pictures,
+    universal_rows,
+    victim_name,
 )
 from orthogon.report.rendering import render
 from orthogon.report.summary import figures, headline, provenance, subtitle
@@ -82,7 +84,9 @@ def _content(run: MeasuredRun) -> dict[str, Any]:
     matrix, rows = run.matrix, pair_rows(run.matrix)
     found = [row for row in rows if row.found]
     places = decimals(row.value for row in found)
-    cards, classes = _cards(run, rows, places), _class_rows(run, places)
+    universal = universal_rows(run.record)
+    cards, classes = _cards(run, rows, places), _class_rows(run, universal, places)
+    universal_cards = _cards(run, universal, decimals(row.value for row in universal))
     return {
         "title": printable(run.model_name),
         "subtitle": subtitle(run),
@@ -93,8 +97,10 @@ def _content(run: MeasuredRun) -> dict[str, Any]:
         "heat": distance_map(matrix),
         "cards": cards[:FIRST_SHOWN],
         "change": "sticker that, stamped on" if run.size.pixels(1.0) is not None else "change that, made to all",
-        "drawing_words": _drawing_words(cards),
+        "drawing_words": _drawing_words([*cards, *universal_cards]),
         "more_cards": [card for card in cards[FIRST_SHOWN:] if card.pictures],
+        "universal": universal_cards[:FIRST_SHOWN],
+        "more_universal": universal_cards[FIRST_SHOWN:MOST_LISTED],
         "all_pairs": cards[:MOST_LISTED],
         "pair_count": len(rows),
         "plot": distance_plot(found, partial(pair_name, matrix.classes)) if found else None,
@@ -124,7 +130,7 @@ def _drawn_count(shape: tuple[int, int, int] | None) -> int:
 
 
 def _card(run: MeasuredRun, row: PairRow, places: int, pictures: TriggerPictures | None) -> PairCard:
-    victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
+    victim, target = victim_name(run.matrix.classes, row), printable(run.matrix.classes[row.target])
     return PairCard(
         victim,
         target,
@@ -185,10 +191,10 @@ def _spread_words(found: Sequence[PairRow], places: int, draws: int) -> str:
     )
 
 
-def _class_rows(run: MeasuredRun, places: int) -> list[ClassRow]:
+def _class_rows(run: MeasuredRun, triggers: Sequence[PairRow], places: int) -> list[ClassRow]:
     """Classes with anything measured, the easiest target first."""
     values, rows = found_values(run.matrix), pair_rows(run.matrix)
-    universal = {entry["target"]: _universal(entry, places) for entry in run.record.get("universal") or []}
+    universal = {row.target: number(row.value, places) if row.found else printable(row.outcome) for row in triggers}
     measured = Counter(k for row in rows for k in (row.victim, row.target))
     failed = Counter(k for row in rows if not row.found for k in (row.victim, row.target))
     classes = [
@@ -203,8 +209,3 @@ def _class_rows(run: MeasuredRun, places: int) -> list[ClassRow]:
         if k in universal or measured[k]
     ]
     return sorted(classes, key=lambda row: row.as_target if math.isfinite(row.as_target) else math.inf)
-
-
-def _universal(entry: Mapping[str, Any], places: int) -> str:
-    value, outcome = entry.get("value"), str(entry.get("outcome"))
-    return number(float(value), places) if outcome == "found" and isinstance(value, int | float) else printable(outcome)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,11 @@ from torch import Tensor
 
 from orthogon import runs
 from orthogon.matrix import DistanceMatrix
+from orthogon.protocols import InversionSettings, Stage
 from orthogon.report.words import Size, printable
+
+ANY = -1
+"""As a victim, every class but the target: so the file of triggers has it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class PairRow:
     """One measured pair; value, asr and spread are NaN where there is none."""
 
     victim: int
+    """A class, or `ANY`."""
     target: int
     value: float
     asr: float
@@ -117,7 +121,7 @@ def read_distances(folder: Path, distances: str, triggers: str) -> MeasuredRun |
     path = folder / distances
     if not path.exists():
         return None
-    record = read_json(path)
+    record = runs.read_json(path)
     try:
         matrix = DistanceMatrix.from_json(record)
     except (KeyError, TypeError) as error:
@@ -134,6 +138,28 @@ def model_name(record: Mapping[str, Any]) -> str:
     return name.removesuffix(".safetensors").removesuffix(".pth").removesuffix(".pt")
 
 
+def search_settings(record: Mapping[str, Any]) -> InversionSettings | None:
+    """How the distances of a record were searched; None where it does not tell.
+
+    A record holds every field that there was when it was written. One that it lacks is therefore younger and has its default,
+    which leaves a search as it was before; one that is unknown here is of another search.
+
+    Raises:
+        ValueError: the record's settings are none of this version's.
+    """
+    told = (record.get("settings") or {}).get("search")
+    if told is None:
+        return None
+    try:
+        return InversionSettings(**{**_tuples(told), "stages": tuple(Stage(**_tuples(stage)) for stage in told["stages"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the distances were searched in a way that this version does not know: {error}") from error
+
+
+def _tuples(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+
+
 @lru_cache(maxsize=8)  # a page asks a dozen times, and there are 10,000 pairs of 100 classes
 def pair_rows(matrix: DistanceMatrix) -> tuple[PairRow, ...]:
     """Every measured pair: smallest distance first, then those without a distance in the order of the classes."""
@@ -144,12 +170,31 @@ def pair_rows(matrix: DistanceMatrix) -> tuple[PairRow, ...]:
         for t, outcome in enumerate(outcomes)
         if v != t and outcome is not None
     ]
+    return _smallest_first(rows)
+
+
+def universal_rows(record: Mapping[str, Any]) -> tuple[PairRow, ...]:
+    """The universal triggers of a record or of a matrix's facts, as pairs of the victim `ANY`, ordered as `pair_rows`."""
+
+    def row(entry: Mapping[str, Any]) -> PairRow:
+        value, asr = (math.nan if entry.get(name) is None else float(entry[name]) for name in ("value", "asr"))
+        return PairRow(ANY, int(entry["target"]), value, asr, math.nan, str(entry.get("outcome")))
+
+    return _smallest_first(row(entry) for entry in record.get("universal") or [])
+
+
+def _smallest_first(rows: Iterable[PairRow]) -> tuple[PairRow, ...]:
     return tuple(sorted(rows, key=lambda row: (0, row.value) if row.found else (1, 0.0)))
+
+
+def victim_name(classes: Sequence[str], row: PairRow) -> str:
+    """The victim class, or "any other class"."""
+    return "any other class" if row.victim == ANY else printable(classes[row.victim])
 
 
 def pair_name(classes: Sequence[str], row: PairRow) -> str:
     """ "cat → dog"."""
-    return f"{printable(classes[row.victim])} → {printable(classes[row.target])}"
+    return f"{victim_name(classes, row)} → {printable(classes[row.target])}"
 
 
 def failures(rows: Sequence[PairRow]) -> dict[str, int]:
@@ -165,7 +210,7 @@ def found_values(matrix: DistanceMatrix) -> Float[Tensor, "victims targets"]:
 
 
 def trigger_pictures(path: Path, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], TriggerPictures]:
-    """The pictures of those pairs (victim, target) that a file of triggers has; only their rows are read.
+    """The pictures of those pairs (victim or `ANY`, target) that a file of triggers has; only their rows are read.
 
     Raises:
         ValueError: the file is no safetensors file or lacks a tensor of the contract.
@@ -211,18 +256,3 @@ def _image_shape(triggers: Path, record: dict[str, Any]) -> tuple[int, int, int]
             return channels, height, width
     shape = (record.get("model") or {}).get("image_shape")
     return (int(shape[0]), int(shape[1]), int(shape[2])) if shape and len(shape) == 3 else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a file.
-
-    Raises:
-        ValueError: the file is not JSON, or something else than an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, not a {type(content).__name__}")
-    return content

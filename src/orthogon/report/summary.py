@@ -7,17 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows
+from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows, universal_rows
 from orthogon.report.words import count_words, counted, decimals, duration, flat, number, percent, printable
 
 
 def headline(run: MeasuredRun) -> list[str]:
-    """The result in plain sentences: the mean, the closest pair, and what could not be measured."""
-    rows = pair_rows(run.matrix)
-    found = [row for row in rows if row.found]
-    if not found:
-        return ["No pair of classes has a distance.", _completeness(rows)]
-    return [_mean_sentence(run), _closest_sentence(run, found[0]), _completeness(rows)]
+    """The result in plain sentences: the mean, the closest pair, what could not be measured; then the universal triggers."""
+    rows, universal = pair_rows(run.matrix), universal_rows(run.record)
+    return [*(_pair_sentences(run, rows) if rows or not universal else []), *(_universal_sentences(run, universal))]
 
 
 def subtitle(run: MeasuredRun) -> str:
@@ -34,21 +31,39 @@ def subtitle(run: MeasuredRun) -> str:
 
 def figures(run: MeasuredRun) -> list[tuple[str, str, str]]:
     """The few numbers that matter, as (name, number, what it means)."""
-    rows = pair_rows(run.matrix)
+    accuracy = run.record.get("accuracy")
+    known = isinstance(accuracy, int | float)
+    return [*trigger_figures(run), *([("Accuracy", f"{100 * accuracy:.2f} %", "on clean images")] if known else [])]
+
+
+def trigger_figures(run: MeasuredRun) -> list[tuple[str, str, str]]:
+    """Those of `figures` that tell of triggers: of the pairs, and of the universal ones where there are any."""
+    rows, universal = pair_rows(run.matrix), universal_rows(run.record)
+    return [*(_pair_figures(run, rows) if rows or not universal else []), *_universal_figures(run, universal)]
+
+
+def _pair_figures(run: MeasuredRun, rows: Sequence[PairRow]) -> list[tuple[str, str, str]]:
     values = [row.value for row in rows if row.found]
     places = decimals(values)
     mean, least = (run.matrix.mean(), values[0]) if values else (math.nan, math.nan)
     median = statistics.median(values) if values else 0.0
     below = f"{percent(least / median)} of the median" if median > 0 else ""
-    shown = [
+    return [
         ("Mean distance", number(mean, places), run.size.patch(mean)),
         ("Smallest distance", number(least, places), below),
         ("Pairs with a distance", f"{len(values):,}", f"of {len(rows):,} measured"),
     ]
-    accuracy = run.record.get("accuracy")
-    if isinstance(accuracy, int | float):
-        shown.append(("Accuracy", f"{100 * accuracy:.2f} %", "on clean images"))
-    return shown
+
+
+def _universal_figures(run: MeasuredRun, rows: Sequence[PairRow]) -> list[tuple[str, str, str]]:
+    if not rows:
+        return []
+    found = [row for row in rows if row.found]
+    least, target = (found[0].value, f"to {printable(run.matrix.classes[found[0].target])}") if found else (math.nan, "")
+    return [
+        ("Smallest universal trigger", number(least, decimals(row.value for row in found)), target),
+        ("Universal triggers", f"{len(found):,}", f"of {len(rows):,} searched"),
+    ]
 
 
 def provenance(run: MeasuredRun) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -68,6 +83,30 @@ def provenance(run: MeasuredRun) -> list[tuple[str, list[tuple[str, str]]]]:
 def shown_groups(groups: Sequence[tuple[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Titled JSON-like settings and facts as titled rows of words; groups without any are left out."""
     return [(title, [(printable(k), _shown(v)) for k, v in flat(rows).items()]) for title, rows in groups if rows]
+
+
+def _pair_sentences(run: MeasuredRun, rows: Sequence[PairRow]) -> list[str]:
+    found = [row for row in rows if row.found]
+    if not found:
+        return ["No pair of classes has a distance.", _completeness(rows)]
+    return [_mean_sentence(run), _closest_sentence(run, found[0]), _completeness(rows)]
+
+
+def _universal_sentences(run: MeasuredRun, rows: Sequence[PairRow]) -> list[str]:
+    """The smallest universal trigger, and how many searches found none."""
+    if not rows:
+        return []
+    if not rows[0].found:
+        return [f"No universal trigger was found: {count_words(failures(rows))}."]
+    target = printable(run.matrix.classes[rows[0].target])
+    told = [
+        f"The smallest universal trigger makes any other class {target}: {run.size.words(rows[0].value)} turns "
+        f"{percent(rows[0].asr)} of the samples of all other classes into it."
+    ]
+    failed = failures(rows)
+    count = sum(failed.values())
+    missing = f"Of {counted(len(rows), 'universal trigger')} searched, {count:,} {'was' if count == 1 else 'were'} not found"
+    return [*told, f"{missing}: {count_words(failed)}."] if failed else told
 
 
 def _mean_sentence(run: MeasuredRun) -> str:

@@ -13,7 +13,7 @@ from orthogon.matrix import DistanceMatrix
 from orthogon.report import colours
 from orthogon.report.compare import Comparison, common_rows
 from orthogon.report.heat import value_span
-from orthogon.report.reading import PairRow, found_values, pair_rows
+from orthogon.report.reading import PairRow, found_values, pair_rows, universal_rows, victim_name
 from orthogon.report.words import MARKS, decimals, number, percent, printable
 
 WHOLE_MATRIX = 12
@@ -38,11 +38,19 @@ def distance_table(matrix: DistanceMatrix, smallest: int = 12) -> Table:
 
 def pairs_table(matrix: DistanceMatrix, count: int = 10) -> Table:
     """The smallest pairs; a caption tells how many there are and how many have no distance."""
-    rows = pair_rows(matrix)
+    return _smallest_table("Closest pairs", "pairs", matrix, pair_rows(matrix), count)
+
+
+def universal_table(matrix: DistanceMatrix, count: int = 10) -> Table:
+    """The smallest universal triggers; a caption as for pairs."""
+    return _smallest_table("Smallest universal triggers", "targets", matrix, universal_rows(matrix.facts), count)
+
+
+def _smallest_table(title: str, noun: str, matrix: DistanceMatrix, rows: Sequence[PairRow], count: int) -> Table:
     found = [row for row in rows if row.found]
     failed = f", {len(rows) - len(found):,} without a distance" if len(found) < len(rows) else ""
-    caption = f"{min(count, len(found)):,} of {len(rows):,} pairs{failed}"
-    table = Table(title=f"Closest pairs ({printable(matrix.unit)})", caption=caption, show_edge=False)
+    caption = f"{min(count, len(found)):,} of {len(rows):,} {noun}{failed}"
+    table = Table(title=f"{title} ({printable(matrix.unit)})", caption=caption, show_edge=False)
     for name in ("victim", "target"):
         table.add_column(name, overflow="ellipsis", max_width=32)
     for name in ("distance", "spread", "success rate"):
@@ -50,7 +58,7 @@ def pairs_table(matrix: DistanceMatrix, count: int = 10) -> Table:
     places = decimals(row.value for row in found)
     for row in found[:count]:
         spread = f"± {number(row.spread, places)}" if math.isfinite(row.spread) else ""
-        names = (_name(matrix.classes[row.victim]), _name(matrix.classes[row.target]))
+        names = (_name(victim_name(matrix.classes, row)), _name(matrix.classes[row.target]))
         table.add_row(*names, Text(number(row.value, places), style="bold"), spread, percent(row.asr))
     return table
 
