@@ -16,10 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orthogon.attacks import ATTACKS, Attack, Materials, Threat, poison
     from orthogon.classifier import Classifier, Normalization
     from orthogon.data import open_images
     from orthogon.distance import Measurement, measure
-    from orthogon.evaluate import PGDSettings, accuracy, near_chance, robust_accuracy
+    from orthogon.evaluate import PGDSettings, accuracy, attack_success, near_chance, robust_accuracy
     from orthogon.frozen import Speed
     from orthogon.hardening import Hardening, HardeningProgress, harden
     from orthogon.images import LabelledImages
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from orthogon.methods import METHODS, HardeningSettings
     from orthogon.models import load_classifier, save_classifier
     from orthogon.pairs import Inversion, Outcome, Pair, choose_pairs
+    from orthogon.planting import plant
     from orthogon.protocols import PROTOCOLS, InversionSettings, Protocol, Stage
     from orthogon.recipe import TrainingSettings
     from orthogon.report import compare, model_card, write_card, write_comparison, write_report
@@ -37,9 +39,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ATTACKS",
     "FAMILIES",
     "METHODS",
     "PROTOCOLS",
+    "Attack",
     "Classifier",
     "DistanceMatrix",
     "Filter",
@@ -49,6 +53,7 @@ __all__ = [
     "Inversion",
     "InversionSettings",
     "LabelledImages",
+    "Materials",
     "Measurement",
     "Normalization",
     "Outcome",
@@ -58,10 +63,12 @@ __all__ = [
     "Protocol",
     "Speed",
     "Stage",
+    "Threat",
     "TrainingSettings",
     "TriggerFamily",
     "__version__",
     "accuracy",
+    "attack_success",
     "choose_pairs",
     "compare",
     "fit",
@@ -72,6 +79,8 @@ __all__ = [
     "model_card",
     "near_chance",
     "open_images",
+    "plant",
+    "poison",
     "robust_accuracy",
     "save_classifier",
     "write_card",
@@ -81,10 +90,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "attacks": ("ATTACKS", "Attack", "Materials", "Threat", "poison"),
     "classifier": ("Classifier", "Normalization"),
     "data": ("open_images",),
     "distance": ("Measurement", "measure"),
-    "evaluate": ("PGDSettings", "accuracy", "near_chance", "robust_accuracy"),
+    "evaluate": ("PGDSettings", "accuracy", "attack_success", "near_chance", "robust_accuracy"),
     "frozen": ("Speed",),
     "hardening": ("Hardening", "HardeningProgress", "harden"),
     "images": ("LabelledImages",),
@@ -92,6 +102,7 @@ _HOMES = {
     "methods": ("METHODS", "HardeningSettings"),
     "models": ("load_classifier", "save_classifier"),
     "pairs": ("Inversion", "Outcome", "Pair", "choose_pairs"),
+    "planting": ("plant",),
     "protocols": ("PROTOCOLS", "InversionSettings", "Protocol", "Stage"),
     "recipe": ("TrainingSettings",),
     "report": ("compare", "model_card", "write_card", "write_comparison", "write_report"),

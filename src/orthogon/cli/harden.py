@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import tyro
 
+from orthogon.cli.presets import to_be_given
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
 from orthogon.methods import METHODS, HardeningSettings
-
-_Words = TypeVar("_Words")
-
-
-def _to_be_given(kind: type[_Words], **known: Any) -> _Words:
-    """Words with their defaults, and tyro's mark where there is none; made without __init__, whose types have no such mark."""
-    made = object.__new__(kind)
-    for f in fields(kind):  # pyright: ignore[reportArgumentType]
-        default = f.default_factory() if f.default_factory is not MISSING else f.default
-        object.__setattr__(made, f.name, known.get(f.name, tyro.MISSING if default is MISSING else default))
-    return made
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class Harden(Command):
         named = next((word for word in [*likely, *words] if word in METHODS), None)
         if named is None:
             return None
-        return _to_be_given(cls, model=_to_be_given(ModelWords), images=_to_be_given(ImageWords), settings=METHODS[named])
+        return to_be_given(cls, model=to_be_given(ModelWords), images=to_be_given(ImageWords), settings=METHODS[named])
 
     def run(self, screen: Screen) -> Result:
         """Harden, measure and write the files."""

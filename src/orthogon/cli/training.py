@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from orthogon import models, report, runs
 from orthogon.classifier import Classifier, Normalization
+from orthogon.cli.materials import opened, with_judges
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import announce, generator, open_words, pick_device
 from orthogon.cli.train import Train
 from orthogon.cli.words import default_folder, stem_of, words_of
-from orthogon.data import DataError
 from orthogon.evaluate import accuracy
 from orthogon.images import LabelledImages
 from orthogon.models.architectures import is_name
@@ -27,7 +27,8 @@ def train_and_write(words: Train, screen: Screen) -> Result:
         OtherSettings: the folder holds another run.
         ValueError, OSError: whatever is wrong with the words, the data or the folder.
     """
-    training, judged = _data(words)
+    training = opened(words.images, lambda asked: open_words(asked, words.seed))
+    training, judged = with_judges(words.images, training, words.held_out, words.seed)
     screen.say(f"training images: {training.source}\nimages to judge by: {judged.source}")
     settings = words_of(words.images) | {name: getattr(words, name) for name in ("arch", "held_out", "seed")}
     settings |= asdict(words.recipe)
@@ -84,28 +85,6 @@ def _train(
     checkpoint.unlink(missing_ok=True)
     run.event("finished", accuracy=evaluation.accuracy, seconds=round(sum(e.seconds for e in history), 1))
     return data
-
-
-def _data(words: Train) -> tuple[LabelledImages, LabelledImages]:
-    """Images to train on, and others to judge by: the data's own split, or a share held out by the seed."""
-    asked = words.images if words.images.split else replace(words.images, split="train")
-    try:
-        training = open_words(asked, words.seed)
-    except DataError:
-        if words.images.split:
-            raise
-        training = open_words(words.images, words.seed)  # no split of that name: all there is
-    others = replace(words.images, split=None, subset=None)
-    judged = open_words(others, words.seed, image_shape=training.image_shape, classes=training.classes)
-    whole = open_words(asked, words.seed, subset=False) if words.images.subset else training
-    if judged.digest() != whole.digest():
-        return training, judged
-    judged, training = training.split(words.held_out, generator(words.seed))
-    if not (len(judged) and len(training)):
-        raise ValueError(
-            f"--held-out {words.held_out} leaves no images to judge by, or none to train on; give 0.1, or more images"
-        )
-    return training, judged
 
 
 def fresh_classifier(arch: str, images: LabelledImages, seed: int) -> Classifier:
