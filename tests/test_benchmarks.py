@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from orthogon.classifier import Classifier
+from orthogon.data.signs import signs
 from orthogon.engine import Engine
 from orthogon.frozen import Speed
+from orthogon.images import LabelledImages
 from orthogon.inversion import Request, invert
 from orthogon.pairs import Outcome, Pair
 from orthogon.protocols import InversionSettings, Stage
@@ -31,6 +34,11 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 @pytest.fixture
 def yardstick(load) -> ModuleType:
     return load("yardstick")
+
+
+def templates_of(classifier: Classifier) -> torch.Tensor:
+    """The templates (3, 3, 6, 6) of `problem`."""
+    return ((classifier.network[1].weight.detach() + 1) / 2).view(3, 3, 6, 6)  # type: ignore[index]
 
 
 def problem(generator: torch.Generator) -> tuple[Classifier, torch.Tensor]:
@@ -107,3 +115,144 @@ def test_the_limit_counts_every_convolution(load) -> None:
     limit = load("limit").convolution_limit(classifier, torch.float32, 4, seconds=0.005)
     assert [row["count"] for row in limit.rows] == [1, 2, 1]
     assert limit.images_per_second > 0
+
+
+TINY = {"warm_up_inversion": 3, "first_inversion": 4, "inversion": 2, "prior_samples": 4, "shift": 0.1}
+
+
+def signs_subject() -> tuple[Classifier, LabelledImages]:
+    """A small untrained network with BatchNorm, and 128 signs of each of three classes."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3)
+    )
+    images = signs(classes=3, size=16, per_class=128)
+    return Classifier(network, images.classes, (3, 16, 16)).eval(), images
+
+
+@pytest.fixture
+def loop(load) -> Callable[..., Any]:
+    """The yardstick of hardening, with short searches."""
+    yardstick = load("yardstick_hardening")
+
+    def made(**settings: Any) -> Any:
+        return yardstick.HardeningLoop(*signs_subject(), yardstick.LoopSettings(**{**TINY, **settings}), seed=0)
+
+    return made
+
+
+def test_the_yardstick_of_hardening_warms_up_then_trains_a_copy_pair_by_pair(loop: Callable[..., Any]) -> None:
+    original, _ = signs_subject()
+    running = loop()
+    for _ in range(3):
+        assert running.warming
+        before = running.stamped
+        running.update()
+        assert 30 < running.stamped - before < 55  # half of the other classes' share of 128 samples
+    assert not running.warming
+    assert running.prior.diagonal().eq(0).all()
+    assert (running.prior + torch.eye(3)).ne(0).all()
+    pairs, before = [], running.stamped
+    for _ in range(6):
+        running.update()
+        pairs.append(running.pair)
+    assert pairs[:3] == [pairs[0]] * 3
+    assert pairs[3:] == [pairs[3]] * 3
+    assert all(a < b for a, b in pairs)
+    assert 6 * 2 <= running.stamped - before <= 6 * 2 * 5  # a tenth of the samples of the smaller class, of each class
+    assert running.growth[pairs[0]] != 0 or not running.known[pairs[0]].found[0]
+    for name, tensor in running.classifier.network.state_dict().items():
+        assert not torch.equal(tensor, original.network.state_dict()[name]), name  # the statistics of BatchNorm, too
+
+
+def test_the_yardstick_of_hardening_searches_both_directions_of_a_pair_in_one_batch(loop: Callable[..., Any]) -> None:
+    running = loop()
+    while running.warming:
+        running.update()
+    searched: list[int] = []
+    running.classifier.register_forward_pre_hook(
+        lambda module, given: None if module.training else searched.append(len(given[0]))
+    )
+    for _ in range(2):
+        running.update()
+    assert len(searched) == 4 + 2  # a new trigger's steps, then a reused one's: not twice as many, one per direction
+    a, b = running.pair
+    rows = torch.tensor([0, 1, 2, 0, 1, 2] * 5)
+    images = running.pixels[: len(rows)].float() / 255
+    members = [(rows == c).nonzero().flatten() for c in (a, b)]
+    searched.clear()
+    running._both(images, members)
+    assert searched == [20, 20]  # ten samples of each class in every step
+    known = running.known[a, b]
+    assert known.mask.shape == (2, 1, 16, 16)
+    assert not torch.equal(known.mask[0], known.mask[1])
+    stamped = known.stamp(images[:2], torch.tensor([0, 1]))
+    for number in (0, 1):
+        mask, pattern = known.mask[number], known.pattern[number]
+        assert torch.allclose(stamped[number], images[number] * (1 - mask) + mask * pattern)
+
+
+def test_the_two_sided_search_turns_both_classes_of_a_pair(load, generator: torch.Generator) -> None:
+    module, yardstick = load("yardstick_hardening"), load("yardstick")
+    classifier, pixels = problem(generator)
+    first = pixels.float() / 255
+    images = torch.cat([first, (first - first.mean(0) + 0.7 * templates_of(classifier)[1] + 0.15).clamp(0, 1)])
+    which = torch.arange(2).repeat_interleave(40)
+    assert classifier(images).argmax(1).tolist() == which.tolist()
+    start = module.Triggers(
+        torch.rand(2, 1, 6, 6, generator=generator), torch.rand(2, 3, 6, 6, generator=generator), (False,) * 2
+    )
+    settings = yardstick.YardstickSettings(epochs=200, batch=80, weight=0.001)
+    classifier.requires_grad_(False)
+    for loss in ("cross entropy", "swapped"):
+        made = module.Inversion(classifier, images, which, 1 - which, start, settings, loss, generator).run()
+        turned = classifier(made.stamp(images, which)).argmax(1) == 1 - which
+        assert made.found == (True, True)
+        assert min(turned[:40].float().mean(), turned[40:].float().mean()) >= 0.9
+        assert made.sizes == pytest.approx([3 * float(mask.sum()) for mask in made.mask])
+        assert max(made.sizes) < 60  # of 108
+
+
+def test_the_yardstick_of_hardening_goes_on_as_if_never_interrupted(load, loop: Callable[..., Any], tmp_path: Path) -> None:
+    bench = load("hardening")
+    whole, reached = loop(), []
+    for _ in range(7):
+        whole.update()
+    killed, identity = loop(), {"seed": 0}
+    for _ in range(5):
+        killed.update()
+    killed.seconds, checkpoint = 1e6, tmp_path / "checkpoint.safetensors"
+    bench.run_yardstick(killed, [1.0], checkpoint, identity, reached.append)
+    assert reached == [1.0]
+    resumed = loop()
+    bench.restore(resumed, checkpoint, identity)
+    assert (resumed.seconds, resumed.updates) == (1e6, 5)
+    for _ in range(2):
+        resumed.update()
+    for name, tensor in whole.classifier.network.state_dict().items():
+        assert torch.equal(tensor, resumed.classifier.network.state_dict()[name]), name
+    assert resumed.state()[1]["known"] == whole.state()[1]["known"]
+    with pytest.raises(ValueError, match="another run"):
+        bench.restore(loop(), checkpoint, {"seed": 1})
+
+
+def test_times_to_the_same_increase_count_only_models_within_the_bound(load) -> None:
+    bench = load("hardening")
+    sizes = {"original": (10.0, 20.0), "yardstick 1": (11.0, 22.0), "yardstick 2": (10.5, 21.0), "yardstick 3": (15.0, 30.0)}
+    sizes |= {"yardstick 4": (40.0, 80.0), "ours 1": (12.0, 24.0), "ours 2": (20.0, None)}
+    facts = {"original": (0, 0.90), "yardstick 1": (60, 0.90), "yardstick 2": (120, 0.90), "yardstick 3": (180, 0.895)}
+    facts |= {"yardstick 4": (240, 0.88), "ours 1": (30, 0.893), "ours 2": (90, 0.895)}
+    parts: dict[str, Any] = {name: {"seconds": s, "accuracy": a} for name, (s, a) in facts.items()}
+    for name, both in sizes.items():
+        parts[f"distances {name}"] = {pair: {"size": size} for pair, size in zip(("0-1", "1-0"), both, strict=True)}
+    summary = bench.summarised(parts, [Pair(0, 1), Pair(1, 0)], 0.01)
+    assert [point["within"] for point in summary["curves"]["yardstick"]] == [True, True, True, False]
+    first, last = summary["reached"]
+    assert (first["seconds"], first["increase"]) == (60, pytest.approx(0.1))
+    assert first["ratio"] == pytest.approx(2)  # ours of 30 s, +20 %
+    assert math.isnan(first["ratio_no_less_accurate"])  # both of ours are less accurate
+    assert (last["seconds"], last["increase"]) == (180, pytest.approx(0.5))
+    assert summary["our_best_increase"] == pytest.approx(1.0)  # of the pair that it has
+    assert summary["ratio"] == summary["ratio_no_less_accurate"] == pytest.approx(2)
+    parts["ours 2"]["accuracy"] = 0.889
+    assert math.isnan(bench.summarised(parts, [Pair(0, 1), Pair(1, 0)], 0.01)["ratio"])
