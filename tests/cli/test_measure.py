@@ -154,7 +154,7 @@ def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def pair_by_pair(model: Path) -> list[str]:
-    settings = ["--protocol", "screen", "--samples", "12", "--pairs", "2-0,0-1", "--memory", "0.0001"]
+    settings = ["--protocol", "screen", "--samples", "12", "--pairs", "2-0,0-1,1-0,1-2", "--memory", "0.0001"]
     return ["measure", "--model", str(model), "--data", SIGNS, *settings]
 
 
@@ -170,7 +170,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     _, told = process.communicate()
     assert process.returncode == code, told.decode()
     kept = {path: path.stat().st_mtime_ns for path in Path("run/pairs").glob("*.safetensors")}
-    assert len(kept) == 1
+    assert 1 <= len(kept) < 4
     data = result(*line)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # no finished pair was measured again
     assert [e["kind"] for e in runs.read_events(Path("run"))].count("resumed") == 1

@@ -1,6 +1,6 @@
 """Time to distance: `orthogon harden moth` against the authors' loop (yardstick_hardening.py), on the same model and images.
 
-python benchmarks/hardening.py --model moth_resnet20_nat.safetensors --arch moth_resnet20 --data cifar10 \\
+python benchmarks/time_to_distance.py --model moth_resnet20_nat.safetensors --arch moth_resnet20 --data cifar10 \\
     --held-out first:2000 --flip --minutes 20
 
 The yardstick runs once for `--minutes`; its weights are saved at the `--checks`, minutes of its own clock, which stands still
@@ -286,7 +286,7 @@ def tell(summary: dict[str, Any]) -> None:
 
 
 def words() -> argparse.ArgumentParser:
-    made = parser(__doc__, "hardening")
+    made = parser(__doc__, "time-to-distance")
     add_subject(made)
     made.set_defaults(split="train")
     group = made.add_argument_group("what both are given")
