@@ -158,12 +158,17 @@ def pair_by_pair(model: Path) -> list[str]:
     return ["measure", "--model", str(model), "--data", SIGNS, *settings]
 
 
+def _heeds_interrupts() -> None:
+    """A shell starts its background jobs deaf to Ctrl-C, and these tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(
     trained: Path, uninterrupted: dict[str, Any], result: Result, quick: None, blow: signal.Signals, code: int
 ) -> None:
     line = [*pair_by_pair(trained), "--out", "run"]
-    process = subprocess.Popen([*PROGRAM, *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*PROGRAM, *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_heeds_interrupts)
     while process.poll() is None and not list(Path("run").glob("pairs/*.safetensors")):
         time.sleep(0.01)
     process.send_signal(blow)
