@@ -9,7 +9,7 @@ import torch
 
 from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
-from orthogon.removal import FTSAM, remove
+from orthogon.removal import AugSAM, remove
 from orthogon.removal.auto import Auto
 from orthogon.removal.moth import Moth, standard_error
 from orthogon.removal.remover import Work
@@ -19,11 +19,11 @@ RUINOUS = 3.0
 
 
 def test_a_step_that_costs_too_much_is_taken_back(poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:
-    done = remove(poisoned, clean, Auto(rates=(RUINOUS, 0.001), epochs=2, hardening_steps=0), draws)
-    first, second = (note for note in done.notes if "FT-SAM" in note)
-    floor = done.before.accuracy - 0.03 - standard_error(done.before)
-    assert first.startswith("FT-SAM at a learning rate of 3 was taken back")
-    assert second.startswith("FT-SAM at a learning rate of 0.001 was kept")
+    done = remove(poisoned, clean, Auto(rates=(RUINOUS, 0.001), epochs=2, least_updates=0, hardening_steps=0), draws)
+    first, second = (note for note in done.notes if "AugSAM" in note)
+    floor = done.before.accuracy - 0.08 - standard_error(done.before)
+    assert first.startswith("AugSAM at a learning rate of 3 was taken back")
+    assert second.startswith("AugSAM at a learning rate of 0.001 was kept")
     assert f"at least {floor:.1%} was asked for" in first
     assert done.after.accuracy >= floor
     judged = [look for look in done.history if look.stage == "auto"]
@@ -32,17 +32,17 @@ def test_a_step_that_costs_too_much_is_taken_back(poisoned: Classifier, clean: L
 
 
 def test_a_step_that_diverges_is_taken_back(poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:
-    done = remove(poisoned, clean, Auto(rates=(1e30, 0.001), epochs=3, hardening_steps=0), draws)
-    first, second = (note for note in done.notes if "FT-SAM" in note)
+    done = remove(poisoned, clean, Auto(rates=(1e30, 0.001), epochs=3, least_updates=0, hardening_steps=0), draws)
+    first, second = (note for note in done.notes if "AugSAM" in note)
     assert "1e+30 was taken back: " in first
     assert "the loss became nan" in first
-    assert second.startswith("FT-SAM at a learning rate of 0.001 was kept")
+    assert second.startswith("AugSAM at a learning rate of 0.001 was kept")
 
 
 def test_the_model_stays_as_it_was_where_no_step_keeps_it(
     poisoned: Classifier, clean: LabelledImages, draws: torch.Generator
 ) -> None:
-    done = remove(poisoned, clean, Auto(rates=(RUINOUS,), epochs=1, hardening_steps=0), draws)
+    done = remove(poisoned, clean, Auto(rates=(RUINOUS,), epochs=1, least_updates=0, hardening_steps=0), draws)
     assert any("no rate was kept" in note for note in done.notes)
     assert done.classifier.digest() == poisoned.digest()
 
@@ -50,17 +50,17 @@ def test_the_model_stays_as_it_was_where_no_step_keeps_it(
 def test_the_strongest_step_that_keeps_it_is_the_last(
     poisoned: Classifier, clean: LabelledImages, draws: torch.Generator
 ) -> None:
-    done = remove(poisoned, clean, Auto(rates=(0.001, 0.0005), epochs=1, hardening_steps=0), draws)
+    done = remove(poisoned, clean, Auto(rates=(0.001, 0.0005), epochs=1, least_updates=0, hardening_steps=0), draws)
     assert [look.facts["rate"] for look in done.history if look.stage == "auto"] == [0.001]
 
 
-def test_it_is_ft_sam_and_then_moth(poisoned: Classifier, clean: LabelledImages) -> None:
+def test_it_is_aug_sam_and_then_moth(poisoned: Classifier, clean: LabelledImages) -> None:
     def work() -> Work:
         return Work(copy.deepcopy(poisoned), clean, clean, torch.Generator().manual_seed(1))
 
-    at_once = Auto(rates=(0.01,), epochs=1, hardening_steps=8).remove(work())
+    at_once = Auto(rates=(0.01,), epochs=1, least_updates=0, hardening_steps=8).remove(work())
     by_hand = work()
-    by_hand.classifier = FTSAM(epochs=1, learning_rate=0.01).remove(by_hand).requires_grad_(True).eval()
+    by_hand.classifier = AugSAM(epochs=1, least_updates=0, learning_rate=0.01).remove(by_hand).requires_grad_(True).eval()
     flat = by_hand.classifier.digest()
     by_hand.classifier = Moth(steps=8, max_accuracy_loss=0.03).remove(by_hand)
     assert at_once.digest() == by_hand.classifier.digest() != flat != poisoned.digest()

@@ -22,6 +22,7 @@ from orthogon.removal import (
     NAD,
     REMOVERS,
     SAU,
+    AugSAM,
     Auto,
     Deck,
     FinePruning,
@@ -34,7 +35,7 @@ from orthogon.removal import (
 )
 
 QUICK: dict[str, Remover] = {
-    "auto": Auto(epochs=1, hardening_steps=7),
+    "auto": Auto(epochs=1, least_updates=0, hardening_steps=7),
     "fine-tuning": FineTuning(epochs=1),
     "fine-pruning": FinePruning(epochs=1, step=0.2),
     "nc": NeuralCleanse(protocol="screen", samples=8, flagged_above=0.1),
@@ -46,6 +47,7 @@ QUICK: dict[str, Remover] = {
     "i-bau": IBAU(rounds=1, batch=60),
     "sau": SAU(rounds=1),
     "ft-sam": FTSAM(epochs=1),
+    "aug-sam": AugSAM(epochs=1, least_updates=2),
     "moth": Moth(steps=7, check_every=7),
     "moth-filter": MothFilter(steps=7, check_every=7),
     "deck": Deck(steps=7, check_every=7, regions=2),

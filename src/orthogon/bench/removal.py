@@ -24,6 +24,7 @@ LABELS = {
     "moth": "MOTH",
     "deck": "DECK",
     "ft-sam": "FT-SAM",
+    "aug-sam": "orthogon AugSAM",
     "i-bau": "I-BAU",
     "clp": "CLP",
     "sau": "SAU",

@@ -2,6 +2,7 @@
 
 from orthogon.removal.abs import ABS
 from orthogon.removal.anp import ANP
+from orthogon.removal.aug_sam import AugSAM
 from orthogon.removal.auto import Auto
 from orthogon.removal.clp import CLP
 from orthogon.removal.deck import Deck
@@ -30,6 +31,7 @@ REMOVERS: dict[str, type[Remover]] = {
     "i-bau": IBAU,
     "sau": SAU,
     "ft-sam": FTSAM,
+    "aug-sam": AugSAM,
     "moth": Moth,
     "moth-filter": MothFilter,
     "deck": Deck,
@@ -46,6 +48,7 @@ __all__ = [
     "NAD",
     "REMOVERS",
     "SAU",
+    "AugSAM",
     "Auto",
     "Deck",
     "FinePruning",

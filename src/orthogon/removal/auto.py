@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from orthogon.classifier import Classifier
 from orthogon.evaluate import accuracy
-from orthogon.removal.ft_sam import FTSAM
+from orthogon.removal.aug_sam import AugSAM
 from orthogon.removal.moth import Moth, standard_error
 from orthogon.removal.remover import Remover, Work
 from orthogon.training import TrainingDiverged
@@ -23,27 +23,30 @@ from orthogon.training import TrainingDiverged
 
 @dataclass(frozen=True)
 class Auto(Remover):
-    """FT-SAM, then MOTH: flat minima for what covers whole images, hardening for patches that flatness leaves.
+    """AugSAM, then MOTH: flat minima on varied images for what covers an image, hardening for patches that these leave.
 
-    Neither is enough: on a ResNet-20 with 2,500 images FT-SAM left clean-label patches at work (100 % before, 86 to 100 % after),
-    and MOTH left WaNet and reflections. The other way round, FT-SAM brought a part of the clean-label backdoor back (2 % after
-    MOTH, 14 % after FT-SAM). FT-SAM runs for fewer epochs at higher rates than its source's: after 30 epochs, WaNet's success was
-    13 % at 0.01, 1.6 % at 0.03 and 1.3 % at 0.1, which cost a point of accuracy. Order and rates were settled on half of the zoo;
-    what became of the other half, not all of it good, stands in the docs (Removal).
+    Neither is enough: on a ResNet-20 with 2,500 images AugSAM left more of patches than MOTH does, and MOTH left WaNet and
+    reflections. The other way round, fine-tuning brought a part of a clean-label backdoor back (2 % after MOTH, 14 % after
+    FT-SAM). Order and rates were settled on half of the zoo; what became of the other half, not all of it good, stands in the
+    docs (Removal).
     """
 
     rates: tuple[float, ...] = (0.05, 0.02, 0.01)
-    """FT-SAM's learning rates, the strongest first; the first that keeps the accuracy is taken."""
+    """AugSAM's learning rates, the strongest first; the first that keeps the accuracy is taken."""
     epochs: int = 30
-    """Passes of FT-SAM over the clean images."""
+    """Passes of AugSAM over the clean images, at least."""
+    least_updates: int = 240
+    """Of AugSAM; of few images it makes more passes."""
+    max_accuracy_loss: float = 0.08
+    """Held-out accuracy that AugSAM may lose beyond the noise of the held-out images (one standard error), as a share. They are
+    mostly images that the model was trained on: it knew them by heart, and lost 5 to 8 points where new images cost it 1."""
     hardening_steps: int = 240
     """Updates of MOTH; 0 leaves it out."""
-    max_accuracy_loss: float = 0.03
-    """Held-out accuracy that each of the two may lose beyond the noise of the held-out images (one standard error), as a share.
-    They are mostly images that the model was trained on, whose accuracy falls faster than that of new ones."""
+    max_hardening_loss: float = 0.03
+    """The same bound for MOTH, from where AugSAM ended."""
 
     name: ClassVar[str] = "auto"
-    source: ClassVar[str] = "orthogon: FT-SAM (Zhu et al. 2023), then MOTH (Tao et al. 2022)"
+    source: ClassVar[str] = "orthogon: AugSAM (after FT-SAM, Zhu et al. 2023), then MOTH (Tao et al. 2022)"
 
     def __post_init__(self) -> None:
         if not self.rates or sorted(self.rates, reverse=True) != list(self.rates) or min(self.rates) <= 0:
@@ -52,8 +55,9 @@ class Auto(Remover):
             raise ValueError(
                 f"epochs must be at least 1 and hardening_steps at least 0, got {self.epochs} and {self.hardening_steps}"
             )
-        if not 0 <= self.max_accuracy_loss < 1:
-            raise ValueError(f"max_accuracy_loss must be from 0 to below 1, got {self.max_accuracy_loss}")
+        for name in ("max_accuracy_loss", "max_hardening_loss"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
 
     def check(self, classifier: Classifier) -> None:
         """Refuse too few hardening_steps before any work."""
@@ -73,25 +77,28 @@ class Auto(Remover):
         return self._hardener().remove(_part(work, classifier, flattening, 1.0))
 
     def _hardener(self) -> Moth:
-        return Moth(steps=self.hardening_steps, max_accuracy_loss=self.max_accuracy_loss)
+        return Moth(steps=self.hardening_steps, max_accuracy_loss=self.max_hardening_loss)
+
+    def _flattener(self, rate: float) -> AugSAM:
+        return AugSAM(epochs=self.epochs, least_updates=self.least_updates, learning_rate=rate)
 
     def _flattened(self, work: Work, share: float) -> Classifier:
-        """By FT-SAM at the first rate that keeps the accuracy; the model as it is where none does."""
+        """By AugSAM at the first rate that keeps the accuracy; the model as it is where none does."""
         before = accuracy(work.classifier, work.held_out)
         floor = before.accuracy - self.max_accuracy_loss - standard_error(before)
         for rate, (begun, done) in zip(self.rates, _divided(share, len(self.rates)), strict=True):
             try:
-                flat = FTSAM(epochs=self.epochs, learning_rate=rate).remove(_part(work, work.classifier, begun, done))
+                flat = self._flattener(rate).remove(_part(work, work.classifier, begun, done))
             except TrainingDiverged as error:
-                work.notes.append(f"FT-SAM at a learning rate of {rate:g} was taken back: {error}")
+                work.notes.append(f"AugSAM at a learning rate of {rate:g} was taken back: {error}")
                 continue
             seen = work.look(flat, self.name, self.epochs, rate=rate)
             kept = seen >= floor - 1e-9
             told = f"held-out accuracy {seen:.1%}, at least {floor:.1%} was asked for"
-            work.notes.append(f"FT-SAM at a learning rate of {rate:g} was {'kept' if kept else 'taken back'}: {told}")
+            work.notes.append(f"AugSAM at a learning rate of {rate:g} was {'kept' if kept else 'taken back'}: {told}")
             if kept:
                 return flat
-        work.notes.append("FT-SAM was left out, as no rate was kept: give more clean images, or lower rates")
+        work.notes.append("AugSAM was left out, as no rate was kept: give more clean images, or lower rates")
         return work.classifier
 
 

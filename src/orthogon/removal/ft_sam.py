@@ -8,10 +8,11 @@ size, "near by" reaches furthest for the large weights, and so for the neurons t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from orthogon.classifier import Classifier
 from orthogon.removal.remover import Remover, Work, set_rate
+
+Loss: TypeAlias = Callable[[Float[Tensor, "b classes"]], Float[Tensor, ""]]
+"""Of the logits of a batch."""
+Task: TypeAlias = Callable[[Float[Tensor, "b c h w"], Int64[Tensor, " b"]], tuple[Float[Tensor, "b c h w"], Loss]]
+"""From a batch in [0, 1] and its labels to the images to train on and what their logits cost."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,18 @@ class FTSAM(Remover):
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
         """
+        return self.flattened(work, lambda images, labels: (images, partial(self.clean_loss, labels=labels)))
+
+    def clean_loss(self, logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Cross entropy with smoothed labels."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def flattened(self, work: Work, task: Task) -> Classifier:
+        """Brought to a flat minimum of whatever loss a task makes of each batch.
+
+        Raises:
+            TrainingDiverged: the loss became NaN or infinite.
+        """
         classifier = work.classifier
         classifier.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = torch.optim.SGD(
@@ -74,26 +92,23 @@ class FTSAM(Remover):
         watch = work.watch(self.name, self.epochs, told)
         for share, images, labels in work.batches(self.epochs, self.batch):
             set_rate(optimizer, self.learning_rate * (1 + math.cos(math.pi * watch.done)) / 2)
-            watch.at(share, self._step(work, optimizer, images, labels))
+            watch.at(share, self._step(work, optimizer, *task(images, labels)))
             work.on_progress(share, watch.note)
         return classifier.eval()
 
-    def _step(
-        self, work: Work, optimizer: torch.optim.SGD, images: Float[Tensor, "b c h w"], labels: Int64[Tensor, " b"]
-    ) -> Float[Tensor, ""]:
+    def _step(self, work: Work, optimizer: torch.optim.SGD, images: Float[Tensor, "b c h w"], loss: Loss) -> Float[Tensor, ""]:
         """Move the weights along the gradient that the loss has at the worst weights near by; the loss where they were."""
-        loss = self._gradient(work, optimizer, images, labels)
+        before = self._gradient(work, optimizer, images, loss)
         with statistics_kept(work.classifier), worst_nearby(work.classifier.parameters(), self.radius, self.adaptive):
-            self._gradient(work, optimizer, images, labels)
+            self._gradient(work, optimizer, images, loss)
         optimizer.step()
-        return loss
+        return before
 
-    def _gradient(self, work: Work, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+    def _gradient(self, work: Work, optimizer: torch.optim.SGD, images: Tensor, loss: Loss) -> Float[Tensor, ""]:
         optimizer.zero_grad(set_to_none=True)
-        logits = work.logits(work.classifier.train(), images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        loss.backward()
-        return loss.detach()
+        value = loss(work.logits(work.classifier.train(), images))
+        value.backward()
+        return value.detach()
 
 
 @contextmanager
