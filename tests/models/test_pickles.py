@@ -91,6 +91,14 @@ def test_refusal_names_the_class_and_the_way_out(tmp_path: Path) -> None:
     assert "refused" in str(caught.value)
 
 
+def test_no_error_advises_to_unpickle_freely_what_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "page.pt"
+    path.write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match="corrupt, or not a PyTorch checkpoint") as raised:
+        load_classifier(str(path), arch="resnet20", classes=("a", "b"))
+    assert "weights_only" not in str(raised.value)
+
+
 def test_system_calls_are_refused_by_name(tmp_path: Path) -> None:
     body = b"cposix\nsystem\n(S'touch " + str(tmp_path / "created").encode() + b"'\ntR."
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
@@ -135,6 +143,20 @@ def test_check_ends_on_a_network_that_contains_itself() -> None:
     network = nn.Sequential(nn.Flatten())
     network._modules["loop"] = network
     assert check(network) is None
+
+
+def test_check_ends_on_lists_that_share_their_parts() -> None:
+    """Sixty lists, each twice in the next: 2 to the 60 places, 60 objects."""
+    layer, nested = nn.ReLU(), list[Any]()
+    for _ in range(60):
+        nested = [nested, nested]
+    layer.note = nested  # pyright: ignore[reportArgumentType]
+    assert check(layer) is None
+    layer.note = [nested, object()]  # pyright: ignore[reportArgumentType]
+    assert check(layer) == "the network.note is a list, not plain data"
+    nested.append(nested)
+    layer.note = nested  # pyright: ignore[reportArgumentType]
+    assert check(layer) is None
 
 
 def test_no_listed_class_changes_how_it_is_unpickled_into_running_code() -> None:

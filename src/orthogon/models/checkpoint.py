@@ -69,7 +69,7 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         refused = _refused(str(error))
         if refused is None:
-            raise CheckpointError(f"{path}: corrupt, or not a PyTorch checkpoint: {_first_line(error)}") from error
+            raise CheckpointError(f"{path}: corrupt, or not a PyTorch checkpoint{_torchs_reason(error)}") from error
         raise CheckpointError(
             f"{path}: refused: loading it needs {refused}, which is neither a tensor nor a layer of torch.nn or "
             f"torchvision, and a pickle can run any code. {_CONVERT.format(name=path.name, stem=path.stem)}"
@@ -121,6 +121,12 @@ def _stripped(weights: Weights) -> Weights:
     while weights and all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     return weights
+
+
+def _torchs_reason(error: Exception) -> str:
+    """What PyTorch's unpickler stumbled over, without its advice to unpickle such a file freely."""
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return f": {found[1].strip()[:200]}" if found else ""
 
 
 def _first_line(error: Exception) -> str:

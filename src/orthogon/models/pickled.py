@@ -132,10 +132,18 @@ def is_bare_tensor(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    if type(value) in (dict, OrderedDict):
-        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())  # type: ignore[union-attr]
-    if type(value) in _CONTAINERS:
-        return all(_is_plain(item) for item in value)  # type: ignore[union-attr]
-    if isinstance(value, type):  # a ResNet remembers which normalisation layer it was built with
-        return value in MODULES
-    return type(value) in _PLAIN or is_bare_tensor(value)
+    """Whether it and all that it holds is plain data; shared parts are looked at once, or 60 nested lists would take for ever."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) in _CONTAINERS:
+            if id(one) not in seen:
+                seen.add(id(one))
+                waiting += [*one, *one.values()] if isinstance(one, dict) else one  # type: ignore[misc]
+        elif isinstance(one, type):  # a ResNet remembers which normalisation layer it was built with
+            if one not in MODULES:
+                return False
+        elif type(one) not in _PLAIN and not is_bare_tensor(one):
+            return False
+    return True
