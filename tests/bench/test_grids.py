@@ -2,15 +2,18 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import product
+from typing import get_type_hints
 
 import pytest
 
-from orthogon.bench import GRIDS, MAKING, Grid, Published, deck, moth, numbers_of
+from orthogon.bench import GRIDS, MAKING, Grid, Published, deck, deck_appendix, moth, numbers_of
 from orthogon.bench.published import NATURAL, Table, read_table
+from orthogon.cli.harden import Harden
 from orthogon.methods import DECK, METHODS, MOTH, HardeningSettings, PervasiveSettings
 
 TABLE_1, TABLE_2, TABLE_3 = (GRIDS[f"moth-table{number}"] for number in (1, 2, 3))
-DECK_1, DECK_2, DECK_3, DECK_10 = (GRIDS[f"deck-table{number}"] for number in (1, 2, 3, 10))
+DECK_1, DECK_2, DECK_3, DECK_8, DECK_10 = (GRIDS[f"deck-table{number}"] for number in (1, 2, 3, 8, 10))
+BY_PATCHES, BY_PERVASIVE = (GRIDS[f"deck-cross-{measure}"] for measure in ("patch", "pervasive"))
 ALL_ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]
 AVERAGES = [
     (TABLE_1, "Table I", moth.TABLE_1_AVERAGE),
@@ -20,6 +23,7 @@ AVERAGES = [
     (DECK_1, "Table VI", deck.TABLE_6_AVERAGE),
     (DECK_2, "Table II", deck.TABLE_2_AVERAGE),
     (DECK_2, "Table VII", deck.TABLE_7_AVERAGE),
+    (DECK_8, "Table VIII", deck_appendix.TABLE_8_AVERAGE),
 ]
 ODD = {("deck-table1", "Table I", "deck", "minutes"), ("deck-table1", "Table I", "uap", "robust")}  # the paper's own averages
 UNITS = {"minutes": 1.0, "distance": 1.0}  # the others are shares, printed in per cent
@@ -161,8 +165,38 @@ def test_a_row_of_deck_s_ablation_differs_in_its_one_choice(key: str, change: di
 
 
 def test_deck_s_rows_are_measured_alike() -> None:
-    assert [grid.distances for grid in (DECK_1, DECK_2, DECK_3, DECK_10)] == ["pervasive", "pervasive", "filter", "pervasive"]
+    assert {grid.distances for grid in (DECK_1, DECK_2, DECK_8, DECK_10, BY_PERVASIVE)} == {"pervasive"}
+    assert (DECK_3.distances, BY_PATCHES.distances) == ("filter", "patch")
     assert {grid.distances for grid in (TABLE_1, TABLE_2, TABLE_3)} == {"own"}
+
+
+def test_what_the_text_says_of_deck_on_trojai_s_models() -> None:
+    assert len(DECK_8.subjects) == 10
+    assert mean_of(DECK_8, "Table VIII", "deck", "increase") == pytest.approx(0.8881, abs=0.000051)
+    assert mean_of(DECK_8, "Table VIII", "natural", "distance") == pytest.approx(4.01, abs=0.0051)
+    assert mean_of(DECK_8, "Table VIII", "deck", "distance") == pytest.approx(6.93, abs=0.0151)
+
+
+def test_each_paper_s_model_stands_under_the_other_s_measure() -> None:
+    """Appendix VI, of the models of both Tables I."""
+    patches, pervasive = (published(grid, "cifar10-resnet20") for grid in (BY_PATCHES, BY_PERVASIVE))
+    assert [patches[row].distance for row in ("natural", "deck", "moth")] == [53.49, 64.29, 109.70]
+    assert [pervasive[row].distance for row in ("natural", "moth", "deck")] == [22.62, 25.92, 34.60]
+    assert (patches["deck"].increase, patches["moth"].increase, pervasive["deck"].increase) == (None, 1.0862, 0.5266)
+    for row in ("natural", "moth", "deck"):
+        assert (patches[row].accuracy, patches[row].minutes) == (pervasive[row].accuracy, pervasive[row].minutes)
+
+
+def test_a_grid_and_a_hardening_know_the_same_measures() -> None:
+    assert get_type_hints(Grid)["distances"] == get_type_hints(Harden)["distances"]
+
+
+def test_what_is_said_of_pervasive_triggers_reaches_the_rows_that_are_hardened_by_them() -> None:
+    mine = PervasiveSettings(encoder="net.safetensors", regions=2)
+    numbers = numbers_of(HardeningSettings(steps=20, pervasive=mine))
+    by_patches, by_pervasive = (row.settings(numbers) for row in BY_PATCHES.rows)
+    assert (by_patches.steps, by_patches.pervasive) == (20, PervasiveSettings())
+    assert (by_pervasive.steps, by_pervasive.pervasive) == (20, mine)
 
 
 def difference(one: HardeningSettings, other: HardeningSettings) -> set[str]:

@@ -84,7 +84,7 @@ def test_the_embedded_encoder_is_said_aloud_and_another_resolution_is_not_compar
         (("--encoder-layer", "pool2"), "the embedded encoder ends at pool1"),
         (("--encoder-scale", "torch"), "leave its scale out"),
         (("--decoder", "absent"), "there is no decoder absent"),
-        (("--upsampling", "zero"), "no decoder of packaged decodes the features of embedded"),
+        (("--upsampling", "zero", "--decoder", "."), "no decoder of . decodes the features of embedded"),
         (("--regions", "3"), "3×3 regions do not divide the features of 16×16 images, 8×8; give regions=1 or 2 or 4 or 8"),
         (("--kernel", "2"), "kernel odd"),
         (("--family", "patch", "--encoder-layer", "pool2"), "--encoder-layer: pervasive triggers alone have such a thing"),
@@ -128,13 +128,31 @@ def test_rows_of_a_table_are_measured_by_pervasive_triggers_whatever_hardens_the
     assert all(word in page for word in ("Encoder and decoder", "encoder.digest", "+14.0 %"))
 
 
-def test_an_ablation_without_its_decoder_fails_alone(trained: Path, result: Result) -> None:
-    data = result(*bench(trained, "deck-table10", "deck,zero"))
-    deck, zero = data["rows"]
-    assert (deck["status"], zero["status"]) == ("finished", "failed")
-    assert "no decoder of packaged decodes the features of embedded" in zero["reason"]
-    assert "by zero upsampling" in zero["reason"]
-    assert data["hardening"]["zero"]["pervasive"]["upsampling"] == "zero"
+def test_an_ablation_that_the_encoder_has_no_layer_for_fails_alone(trained: Path, result: Result) -> None:
+    data = result(*bench(trained, "deck-table10", "deck,pool2"))
+    deck, pool2 = data["rows"]
+    assert (deck["status"], pool2["status"]) == ("finished", "failed")
+    assert "the embedded encoder ends at pool1, so it has no pool2" in pool2["reason"]
+    assert data["hardening"]["pool2"]["pervasive"]["encoder_layer"] == "pool2"
+
+
+def test_words_of_pervasive_triggers_do_not_stop_a_row_that_has_none(trained: Path, result: Result) -> None:
+    data = result(*bench(trained, "deck-cross-patch", "moth"), "--regions", 1)
+    (row,) = data["rows"]
+    assert (row["status"], row["reason"], row["published"]["distance"]) == ("finished", None, 109.70)
+    assert data["measured_by"] is None
+
+
+def test_another_kind_of_distance_does_not_hide_the_networks_that_harden(trained: Path, command: Command) -> None:
+    more = ("--distances", "filter", "--measure", "screen", "--pairs", "0-1", "--samples", 8, "--out", "run")
+    code, _, err = command(*harden_words(trained, *more, method="deck"))
+    assert code == 0, err
+    assert err.count("encoder: drawn, pool1") == 1
+    by = FAMILIES["pervasive"].described()
+    for name in ("hardening", "after"):
+        record = json.loads(Path(f"run/{name}.json").read_text())
+        assert (record["hardened_by"], record.get("measured_by")) == (by, None)
+    assert json.loads(Path("run/after.json").read_text())["family"] == "filter"
 
 
 def test_distances_of_another_kind_are_a_second_opinion(trained: Path, result: Result, command: Command) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from orthogon.cli import training_decoder
 from orthogon.decoder_training import fit_decoder
-from orthogon.triggers.decoder import open_decoder
+from orthogon.triggers.decoder import UPSAMPLINGS, open_decoder
 from orthogon.triggers.encoder import open_encoder
 
 Command = Callable[..., tuple[int, str, str]]
@@ -45,6 +45,18 @@ def test_the_decoder_stands_beside_its_error_and_its_picture(result: Callable[..
     with Image.open("mine/decoder.png") as image:
         assert image.size == (3 * 8, 3 * 3 * 8)
     assert not Path("mine/checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+def test_a_folder_has_a_decoder_for_each_upsampling(
+    upsampling: str, result: Callable[..., dict[str, Any]], photographs: Path
+) -> None:
+    for other in {"random", upsampling}:
+        result("train-decoder", "--data", photographs, *BRIEF, "--upsampling", other, "--out", f"decoders/{other}")
+    opened = open_decoder(open_encoder("embedded"), "decoders", upsampling)
+    assert opened.upsampling == upsampling
+    assert opened.facts is not None
+    assert opened.facts.training["settings"]["upsampling"] == upsampling
 
 
 def test_the_same_command_finds_its_finished_run(command: Command, photographs: Path) -> None:

@@ -286,9 +286,9 @@ def _by_filters(key: str) -> Table:
     return rows
 
 
-_ANP = Row("anp", "ANP", None, note="`orthogon remove anp` does it, which hardens nothing: its published figures alone")
-_DECK = Row("deck", "DECK", "deck")
-_ROWS = (NC, NAD, _ANP, UAP, MOTH, _DECK)
+ANP = Row("anp", "ANP", None, note="`orthogon remove anp` does it, which hardens nothing: its published figures alone")
+DECK = Row("deck", "DECK", "deck")
+_ROWS = (NC, NAD, ANP, UAP, MOTH, DECK)
 
 TABLE_1 = Grid(
     "deck-table1",
@@ -304,7 +304,7 @@ TABLE_2 = Grid(
     "deck-table2",
     "DECK, Table II (and VII): adversarially trained models, still trained adversarially while they are hardened",
     PAPER,
-    (NC.changed(_PGD), NAD, _ANP, MOTH.changed(_PGD), _DECK.changed(_PGD)),
+    (NC.changed(_PGD), NAD, ANP, MOTH.changed(_PGD), DECK.changed(_PGD)),
     (*_subjects("Table II", _TABLE_2), *_subjects("Table VII", _TABLE_7)),
     distances="pervasive",
 )
@@ -318,17 +318,18 @@ TABLE_3 = Grid(
     distances="filter",
 )
 
-_OTHER_DECODER = "give a folder of decoders trained with all four upsamplings as --decoder"
+_OTHER_DECODER = "packaged for the embedded encoder and VGG-19; for another, --decoder names a folder with one"
+_POOL_2 = "the embedded encoder has no pool2; of a VGG, --decoder names a folder with a decoder of pool1 and one of pool2"
 TABLE_10 = Grid(
     "deck-table10",
     "DECK, Table X: ablation of its design choices",
     PAPER,
     (
-        _DECK,
+        DECK,
         Row("swwae", "with SWWAE", "deck", {"upsampling": "swwae"}, note=_OTHER_DECODER),
         Row("nearest", "with Nearest", "deck", {"upsampling": "nearest"}, note=_OTHER_DECODER),
         Row("zero", "with Zero", "deck", {"upsampling": "zero"}, note=_OTHER_DECODER),
-        Row("pool2", "with pool2", "deck", {"encoder_layer": "pool2"}, note="the embedded encoder has no pool2, a VGG has"),
+        Row("pool2", "with pool2", "deck", {"encoder_layer": "pool2"}, note=_POOL_2),
         Row("no-content", "without content", "deck", {"content_weight": 0.0}),
         Row("no-similarity", "without SSIM", "deck", {"similarity_weight": 0.0}),
         Row("no-statistics", "without norm", "deck", {"statistics_weight": 0.0}),

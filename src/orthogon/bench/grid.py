@@ -39,6 +39,8 @@ class Row:
     def settings(self, numbers: Mapping[str, Any] | None = None) -> HardeningSettings:
         """The method's settings with the user's numbers, then the row's own changes.
 
+        What the numbers say of pervasive triggers holds for rows that are hardened by these, and is left out of the others.
+
         Raises:
             ValueError: the row has no method, or the settings do not go together.
         """
@@ -46,6 +48,8 @@ class Row:
             raise ValueError(f"{self.label} cannot be run: {self.note}")
         changes = {name: value for name, value in self.changes.items() if name not in _PERVASIVE}
         settings = replace(METHODS[self.method], **{**(numbers or {}), **changes})
+        if settings.family != "pervasive":
+            return replace(settings, pervasive=PervasiveSettings())
         own = {name: value for name, value in self.changes.items() if name in _PERVASIVE}
         return replace(settings, pervasive=replace(settings.pervasive, **own))
 
@@ -70,7 +74,7 @@ class Grid:
     paper: str
     rows: tuple[Row, ...]
     subjects: tuple[Subject, ...]
-    distances: Literal["own", "patch", "filter", "pervasive"] = "own"
+    distances: Literal["own", "patch", "filter", "warp", "pervasive"] = "own"
     """Kind of trigger that measures all rows; own: the kind that hardens a row."""
 
     def chosen(self, keys: str | None) -> tuple[Row, ...]:

@@ -140,7 +140,7 @@ class _Work:
             samples=words.samples,
             before=self._measured_before(),
             settings=self.planned[row.key],
-            measured_by=words.settings.pervasive,
+            measured_by=words.settings.pervasive if self.grid.distances == "pervasive" else None,
             seed=words.seed,
             out=folder,
             device=words.device,

@@ -55,7 +55,8 @@ def harden_and_write(words: Harden, screen: Screen) -> Result:
     by = words.measured_by or words.settings.pervasive
     family = chosen_family(measures, by, words.settings.family)
     settings = words_of(words.model, words.images) | own | pervasive_words(by, measures) | words.settings.told()
-    if networks := told_networks(family):
+    hardens = family_of(words.settings.family, words.settings.pervasive)
+    for networks in dict.fromkeys(filter(None, (told_networks(hardens), told_networks(family)))):
         screen.say(networks)
     hashes = {"model": model_digest(words.model, classifier), "data": held_out.digest(), "training": training.digest()}
     inputs: dict[str, Any] = hashes | family_facts(family) | _hardened_by(words)
@@ -170,6 +171,7 @@ class _Work:
             "versions": runs.versions(),
             "hashes": {"model": digest, "data": self.hashes["data"]},
             "seconds": round(seconds, 1),
+            **(_hardened_by(words) if name == "after" else {}),
             "accuracy": self.clean.accuracy if name == "before" else self._record()["accuracy"]["after"],
             "accuracy_images": len(self.held_out),
             "model": model_facts(words.model, classifier),
