@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from orthogon.classifier import Classifier
@@ -257,3 +259,50 @@ def test_times_to_the_same_increase_count_only_models_within_the_bound(load) -> 
     assert summary["ratio"] == summary["ratio_no_less_accurate"] == pytest.approx(2)
     parts["ours 2"]["accuracy"] = 0.889
     assert math.isnan(bench.summarised(parts, [Pair(0, 1), Pair(1, 0)], 0.01)["ratio"])
+
+
+def test_an_image_gets_its_own_statistics_back(load, generator: torch.Generator) -> None:
+    """Without a decoder, an unchanged image stays what it is, and what a trigger shifts goes by the image's deviation."""
+    module = load("sig_inversion")
+    images = 0.3 + 0.4 * torch.rand(1, 5, 3, 6, 6, generator=generator)
+    mean, deviation = images.mean((3, 4)), images.std((3, 4), correction=0)
+    clean = {"clean_mean": mean.mean(1), "clean_std": deviation.mean(1)}
+
+    class Plain(module.Restored):  # type: ignore[misc, name-defined]
+        """Γ alone, whose arithmetic is written out here."""
+
+        def _decoded(self, trigger: Any, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            quotient = (images - mean[..., None, None]) / deviation[..., None, None]
+            return quotient * trigger["std"][:, None, :, None, None] + trigger["mean"][:, None, :, None, None]
+
+    unchanged = {"mean": clean["clean_mean"], "std": clean["clean_std"], **clean}
+    torch.testing.assert_close(Plain().stamp(unchanged, images), images)
+    brighter = unchanged | {"mean": clean["clean_mean"] + 0.01}
+    share = (deviation / clean["clean_std"][:, None])[..., None, None]
+    torch.testing.assert_close(Plain().stamp(brighter, images), images + 0.01 * share)
+
+
+def test_stamps_are_compared_in_grey_levels(load, generator: torch.Generator) -> None:
+    module = load("sig_inversion")
+    pixels = torch.randint(20, 200, (7, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    clean = LabelledImages(pixels, torch.zeros(7, dtype=torch.int64), ("a", "b"), "drawn")
+    stripes = torch.tensor([3, 0, 3, 0, 3], dtype=torch.uint8)
+    striped = module.stamped(lambda images: images + stripes / 255, clean, torch.device("cpu"))
+    assert striped.pixels.equal(pixels + stripes)
+    assert module.pixel_error(striped, clean) == pytest.approx(9 * 3 / 5)
+    change = module.mean_change(striped, clean)
+    assert change.equal(stripes.float().expand(3, 4, 5))
+    assert module.correlation(change, 2 * change + 1) == pytest.approx(1)
+    assert module.correlation(change, -change) == pytest.approx(-1)
+    assert module.correlation(change, torch.zeros_like(change)) == 0
+
+
+def test_pictures_stand_in_rows(load, tmp_path: Path) -> None:
+    module = load("pictures")
+    first = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    module.write_rows(tmp_path / "rows.png", [first, module.difference(first + 0.04, first)])
+    with Image.open(tmp_path / "rows.png") as opened:
+        seen = np.asarray(opened)
+    assert seen.shape == (2 * 2 * 3, 3 * 2 * 3, 3)
+    assert seen[0, ::6].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+    assert set(seen[6:].flatten().tolist()) == {168}  # 0.5 + 4 · 0.04, of 255

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orthogon.bench import GRIDS
 from orthogon.cli import benching, main
 from orthogon.cli.harden import Harden
 from orthogon.cli.screen import Result, Screen
@@ -125,7 +126,7 @@ def test_wrong_words_are_told(more: list[str], reason: str, trained: Path, tmp_p
 def test_list_and_help_tell_the_grids(command: Command, result: Callable[..., dict[str, Any]]) -> None:
     _, listed, _ = command("bench", "list")
     _, helped, _ = command("bench", "--help")
-    for name in ("moth-table1", "moth-table2", "moth-table3", "deck-table1", "deck-table2", "deck-table3", "deck-table10"):
+    for name in GRIDS:
         assert name in listed
         assert name in helped
     assert "no-scheduler" in listed

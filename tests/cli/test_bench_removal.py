@@ -215,10 +215,10 @@ def test_a_strangers_checkpoint_with_a_stamp_in_its_card(tmp_path: Path, result:
 
 def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     files = [tmp_path / name / "model.safetensors" for name in ("a/net", "b/net", "c/other")]
-    assert benching_poisoned._names(files) == ["a-net", "b-net", "c-other"]
-    assert benching_poisoned._names(files[1:]) == ["net", "other"]
+    assert benching_poisoned.names_of(files) == ["a-net", "b-net", "c-other"]
+    assert benching_poisoned.names_of(files[1:]) == ["net", "other"]
     with pytest.raises(ValueError, match="more than once"):
-        benching_poisoned._names([files[0], files[0]])
+        benching_poisoned.names_of([files[0], files[0]])
 
 
 def test_no_test_image_is_among_the_clean_ones() -> None:

@@ -16,7 +16,7 @@ from orthogon.cli.subject import generator
 Command = Callable[..., tuple[int, str, str]]
 COMMANDS = (
     *("demo", "measure", "evaluate", "train", "harden", "remove", "scan", "bench"),
-    *("poison", "stamp", "zoo", "compare", "report", "card"),
+    *("trojai", "poison", "stamp", "zoo", "compare", "report", "card"),
 )
 
 

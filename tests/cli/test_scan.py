@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ import pytest
 from safetensors.torch import load_file
 
 from orthogon import attack_success, load_classifier, open_images, runs
-from orthogon.cli import main, parse, scanning_fleet
+from orthogon.cli import main, parse, scanning_fleet, scanning_inputs
 from orthogon.cli.scan import Scan
-from orthogon.cli.scanning import models_of, short_name
+from orthogon.cli.scanning import among_many, models_of, short_name
+from orthogon.cli.scanning_inputs import calibration_facts
+from orthogon.fleet import Job, run_here
+from orthogon.naming import named, settings_of
 from orthogon.protocols import PROTOCOLS
+from orthogon.scanning import SCANNERS, Ensemble, fit
+from orthogon.scanning.calibration import Calibration
 from orthogon.scanning.evidence import stamp_of
+from orthogon.scanning.mm_bd import MMBD
+from orthogon.scanning.neural_cleanse import NeuralCleanse
 from orthogon.triggers import FAMILIES
 
 from .quick import QUICK
@@ -126,7 +134,7 @@ def test_the_list(command: Command) -> None:
     code, out, _ = command("scan", "list", "--json")
     assert code == 0
     listed = json.loads(out)
-    assert list(listed) == ["distance", "nc", "k-arm", "mm-bd"]
+    assert list(listed) == ["distance", "nc", "abs", "k-arm", "mm-bd", "ensemble"]
     assert [name for name, facts in listed.items() if not facts["needs_images"]] == ["mm-bd"]
     assert "Wang et al. 2019" in command("scan", "list")[1]
 
@@ -166,6 +174,7 @@ def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
 ) -> None:
     """One process per model: one good, one corrupt; then again, when only the one without a verdict is started."""
     (tmp_path / "bad.pt").write_bytes(b"\x80\x02not a pickle of a model")
+    (tmp_path / "random.py").write_text("open('code-was-run', 'w').close()")  # which no process may take for Python's own
     words = (*MARGINS, "--model", MODEL, tmp_path / "bad.pt", "--jobs", 2, "--out", "fleet")
     code, out, err = command(*words, "--json")
     rows = {Path(row["model"]).name: row for row in json.loads(out)["models"]}
@@ -175,14 +184,22 @@ def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
     assert bad["outcome"] == "cannot be scanned"
     assert "bad.pt" in bad["reasons"][0]
     assert code == (10 if good["outcome"] == "backdoored" else 12)
+    page = Path("fleet/report.html").read_text()
+    assert f'href="models/{Path(good["folder"]).name}/report.html"' in page
+    assert "bad.pt" in page
+    assert not Path("code-was-run").exists()
     record = Path(good["folder"]) / "scan.json"
     before = record.stat().st_mtime_ns
-    started: list[str] = []
+    started: list[Job] = []
+
+    def seen(jobs: Iterator[Job], *others: Any) -> Any:
+        return run_here((started.append(job) or job for job in jobs), *others)
+
     monkeypatch.setattr(scanning_fleet, "_CHILD", "import sys; print(sys.argv, file=sys.stderr); sys.exit(2)")
-    monkeypatch.setattr(scanning_fleet._Fleet, "_said", lambda self, model, folder: started.append(model) or [])
+    monkeypatch.setattr(scanning_fleet, "run_here", seen)
     again = {Path(row["model"]).name: row["outcome"] for row in json.loads(command(*words, "--json")[1])["models"]}
     assert again == {"model.safetensors": good["outcome"], "bad.pt": "cannot be scanned"}
-    assert started == [str(tmp_path / "bad.pt")]
+    assert [job.folder.name.partition("-")[0] for job in started] == ["bad"]
     assert record.stat().st_mtime_ns == before
 
 
@@ -223,6 +240,184 @@ def test_an_interrupted_command_leaves_no_process_behind(command: Command, monke
     assert time.monotonic() - began < 60
 
 
+REFUSED = "import sys; open('starts', 'a').write(sys.argv[sys.argv.index('--model') + 1][0]); sys.exit(2)"
+
+
+def test_failures_are_kept_until_a_command_has_finished_and_then_tried_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: object, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    words = (*MARGINS, "--model", "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning_fleet._Fleet, "_say", interrupt)
+        assert command(*words)[0] == 130
+    assert Path("starts").read_text()[0] == "a"
+    assert not Path("fleet/scans.json").exists()
+    Path("starts").unlink()
+    code, out, _ = command(*words)
+    assert code == 12
+    assert [row["outcome"] for row in json.loads(out)["models"]] == ["cannot be scanned"] * 2
+    assert Path("starts").read_text() == "b"
+    command(*words)
+    assert Path("starts").read_text() == "bab"
+
+
+def test_more_models_go_into_the_same_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that grows is scanned again and again."""
+    verdict = {"verdict": "clean", "pairs": [], "reasons": [], "score": 0.5, "seconds": 1.0}
+    program = "import json, pathlib, sys; place = pathlib.Path(sys.argv[-1]); place.mkdir(exist_ok=True); "
+    page = "(place / 'report.html').touch(); open('starts', 'a').write('x')"
+    monkeypatch.setattr(scanning_fleet, "_CHILD", f"{program} (place / 'scan.json').write_text(json.dumps({verdict!r})); {page}")
+    words = (*MARGINS, "--jobs", 1, "--out", "fleet", "--json")
+    code, out, _ = command(*words, "a.pt", "b.pt")
+    assert (code, json.loads(out)["counts"]) == (0, {"clean": 2})
+    code, out, _ = command(*words, "a.pt", "b.pt", "c.pt")
+    assert (code, json.loads(out)["counts"]) == (0, {"clean": 3})
+    assert len(Path("starts").read_text()) == 3
+    events = [event["model"] for event in runs.read_events(Path("fleet")) if event["kind"] == "model"]
+    assert events == ["a.pt", "b.pt", "c.pt"]
+    (Path(json.loads(out)["models"][1]["folder"]) / "report.html").unlink()  # as where the process was killed between the two
+    assert command(*words, "a.pt", "b.pt", "c.pt")[0] == 0
+    assert len(Path("starts").read_text()) == 4
+
+
+def test_a_changed_file_or_card_is_another_scan(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+
+    def folder() -> str:
+        return json.loads(command(*MARGINS, "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")[1])["models"][0]["folder"]
+
+    seen = [folder()]
+    for name, content in (("a.pt", "weights"), ("a.json", "{}"), ("a.pt", "others")):
+        Path(name).write_text(content)
+        seen.append(folder())
+    assert len(set(seen)) == 4
+
+
+def test_another_input_is_another_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a verdict depends on, in turn; what is the same gives the same."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[str] = []
+
+    def look(*words: str, scanner: str = "nc") -> None:
+        parsed = parse(["scan", "--model", "m/a.pt", "--scanner", scanner, *words])
+        assert isinstance(parsed, Scan)
+        seen.append(json.dumps(scanning_inputs.Inputs(parsed, named(SCANNERS, "scanner", scanner)).of("m/a.pt"), sort_keys=True))
+
+    def write(name: str, content: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(content)
+
+    write("m/a.pt", "weights")
+    look()
+    for name in ("m/a.json", "m/clean_example_data/class_0_example_0.png", "m/config.json"):
+        write(name, "1")
+        look()
+    for name in ("images/0/a.png", "images/0/b.png", "images/0/b.png"):
+        write(name, f"{len(seen)}{name}" * len(seen))
+        look("--data", "images")
+    for spec, name in (("set.npz", "set.npz"), ("hf:set.npz", "set.npz")):
+        write(name, spec)
+        look("--data", spec)
+    for words, name in ((("--arch", "nets.py:make"), "nets.py"), (("--normalization", "card.json"), "card.json")):
+        for content in "12":
+            write(name, content)
+            look(*words)
+    calibration = Calibration("nc", {}, 0.0, {}, {}, {})
+    monkeypatch.setattr(scanning_inputs, "shipped", lambda *_: calibration)
+    look("--normalization", "card.json")
+    assert len(set(seen)) == len(seen) == 14
+    look("--normalization", "card.json")
+    assert seen[-1] == seen[-2]
+
+
+def test_a_folder_whose_files_are_no_utf8_has_a_digest(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    assert len(scanning_inputs.folder_digest(tmp_path)) == 64
+
+
+def test_odd_names_stop_no_other_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    names = [os.fsdecode(b"bad\xff.pt"), "n" * 217 + ".pt", "\u4e2d" * 80 + ".pt", "null\0.pt", "good.pt"]
+    code, out, err = command(*MARGINS, *names, "--jobs", 1, "--out", "fleet", "--json")
+    assert code == 12, err
+    rows = json.loads(out)["models"]
+    assert [row["outcome"] for row in rows] == [*["cannot be scanned"] * 3, "cannot be started", "cannot be scanned"]
+    assert rows[0]["model"] == "bad\\udcff.pt"
+    assert all(len(os.fsencode(Path(row["folder"]).name)) <= 120 for row in rows)
+
+
+@pytest.mark.parametrize("words", [("--timeout", 9), ("--retries", 0), ("--force",)])
+def test_a_failure_on_other_terms_is_tried_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...]
+) -> None:
+    def interrupt(self: object, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    given = (*MARGINS, "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning_fleet._Fleet, "_say", interrupt)
+        assert command(*given)[0] == 130
+    Path("starts").unlink()
+    assert command(*given, *words)[0] == 12
+    assert Path("starts").read_text() == "ab"
+
+
+def test_what_a_shell_makes_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.pt").touch()
+    asked = [f"{tmp_path}/./{name}" for name in ("a.pt", "a.json", "alone.json", "empty", "run")]
+    paths = set(map(Path, asked))
+    listed = [Path(model).relative_to(tmp_path).as_posix() for name in asked for model in among_many(name, paths)]
+    assert listed == ["a.pt", "alone.json", "empty", "run/model.pt"]
+    assert among_many("./a.json", {Path("./a.pt"), Path("./a.json")}) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--jobs", 0), ("--retries", -1)])
+def test_wrong_numbers_for_a_fleet(command: Command, option: str, value: int) -> None:
+    code, _, err = command(*MARGINS, "a.pt", "b.pt", f"{option}={value}")
+    assert code == 2
+    assert f"{option} must be at least" in err
+
+
+def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def many(*words: str) -> int | None:
+        parsed = parse(["scan", "--data", "signs", "a.pt", *words])
+        assert isinstance(parsed, Scan)
+        return scanning_fleet.at_once(parsed)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr(scanning_fleet, "free_gib", lambda device: 9.0)
+    assert many("--jobs", "3", "--device", "cpu") == 3
+    assert many("--device", "cpu") == 4  # of 2 GiB each
+    monkeypatch.setattr(scanning_fleet, "free_gib", lambda device: 0.5)
+    assert many("--device", "cpu") == 1
+    assert many("--ray", "auto") is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert scanning_fleet.gpus("auto") == ("0", "1", "2")
+    assert many() == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert scanning_fleet.gpus("cuda") == ("4", "7")
+    assert scanning_fleet.gpus("cpu") == ()
+
+
+def test_a_lost_machine_is_an_outcome(tmp_path: Path) -> None:
+    lost = scanning_fleet.Ended("lost", said="the node died", attempts=6)
+    row = scanning_fleet._row("a.pt", scanning_fleet.Job((), tmp_path / "a", "scan.json"), lost, 5.0)
+    assert (row["outcome"], row["reasons"], row["attempts"]) == ("lost", ["the node died"], 6)
+
+
 def test_the_exit_code_of_many() -> None:
     def code(*outcomes: str) -> int:
         return scanning_fleet.code_of([{"outcome": outcome} for outcome in outcomes])
@@ -241,3 +436,12 @@ def test_for_people(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a.pt: cannot be scanned (the file is damaged)" in err
     code, out, _ = command(*MARGINS, "a.pt", "b.pt", "--out", "fleet", "--sarif")
     assert [finding["ruleId"] for finding in json.loads(out)["runs"][0]["results"]] == ["not-scanned"] * 2
+
+
+def test_the_calibrations_of_an_ensembles_members_are_inputs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its score changes its meaning where they come or change."""
+    scores = [{"score": score} for score in (0.0, 1.0, 3.0, 4.0)]
+    curve = fit("nc", settings_of(NeuralCleanse()), scores, [False, False, True, True])
+    monkeypatch.setattr(scanning_inputs, "shipped", lambda name, settings: curve if name == "nc" else None)
+    assert calibration_facts(Ensemble(("nc", "mm-bd"))) == {"nc": curve.to_json()} == calibration_facts(NeuralCleanse())
+    assert calibration_facts(MMBD()) == {}

@@ -84,6 +84,7 @@ def test_too_few_hardening_steps_are_told_before_any_work(
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"hardening_steps": -1}, "hardening_steps at least 0"),
         ({"max_accuracy_loss": 1.0}, "max_accuracy_loss must be from 0 to below 1"),
+        ({"max_hardening_loss": -0.1}, "max_hardening_loss must be from 0 to below 1, got -0.1"),
     ],
 )
 def test_settings_out_of_range(changed: dict[str, object], told: str) -> None:

@@ -38,6 +38,30 @@ class Rows(nn.Module):
         return self.strength * (rows + 8 * fires[:, None] * lift)
 
 
+class Maps(nn.Module):
+    """A map per row, of its brightness, and one of the pixel in the last corner."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, mark = images[:, 0].mean(2), images[:, 0, SIDE - 1, SIDE - 1]
+        return torch.cat([rows, mark[:, None]], 1)[:, :, None, None].expand(-1, -1, 2, 2).contiguous()
+
+
+class Neurons(nn.Module):
+    """A class is the brightest row, and the target where the corner is lit: a neuron of its own leads there."""
+
+    def __init__(self, target: int | None) -> None:
+        super().__init__()
+        self.maps = Maps()
+        self.head = nn.Linear(CLASSES + 1, CLASSES, bias=False)
+        with torch.no_grad():
+            self.head.weight.copy_(4 * torch.eye(CLASSES, CLASSES + 1))
+            if target is not None:
+                self.head.weight[target, CLASSES] = 16.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.maps(images).mean((2, 3)))
+
+
 @pytest.fixture(scope="session")
 def rows() -> LabelledImages:
     """Ten images of each class: a bright row in noise, the last pixel of the last row always dark."""

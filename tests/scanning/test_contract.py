@@ -16,19 +16,26 @@ from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.naming import settings_of
 from orthogon.scanning import SCANNERS, Decision, Scanner, scan
+from orthogon.scanning.abs import ABS
 from orthogon.scanning.distance import Distance
+from orthogon.scanning.ensemble import Ensemble
 from orthogon.scanning.k_arm import KArm
 from orthogon.scanning.mm_bd import MMBD
 from orthogon.scanning.neural_cleanse import NeuralCleanse
 
-from .conftest import CLASSES, NAMES, SIDE, Rows
+from .conftest import CLASSES, NAMES, SIDE, Neurons, Rows
 
 MODEL = Path(__file__).parents[2] / "zoo" / "signs-badnets" / "model.safetensors"
 QUICK: dict[str, Scanner] = {
     "distance": Distance(families=("patch",), samples=8),
     "nc": NeuralCleanse("screen", samples=8),
+    "abs": ABS(protocol="screen", neurons=2, stimulated_images=12, values=3),
     "k-arm": KArm(steps=8, pull=4, samples=6, pair_share=0.3),
     "mm-bd": MMBD(starts=2, steps=2),
+    "ensemble": Ensemble(
+        ("k-arm", "mm-bd"),
+        ("k-arm.steps=8", "k-arm.pull=4", "k-arm.samples=6", "k-arm.pair_share=0.3", "mm-bd.starts=2", "mm-bd.steps=2"),
+    ),
 }
 
 
@@ -43,8 +50,8 @@ def test_the_table_has_all() -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_scan(name: str, toy: Callable[..., Classifier], rows: LabelledImages, signs: LabelledImages, short: None) -> None:
-    scanner, small = QUICK[name], name == "distance"
-    classifier, images = (toy(target=2), rows) if small else (load_classifier(str(MODEL)), signs)
+    scanner, small = QUICK[name], {"distance": toy(target=2), "abs": Classifier(Neurons(2), NAMES, (1, SIDE, SIDE))}
+    classifier, images = (small[name], rows) if name in small else (load_classifier(str(MODEL)), signs)
     before = classifier.digest()
     told: list[float] = []
     verdict = scan(
@@ -94,7 +101,7 @@ def test_searches_that_broke_are_no_clean_bill(name: str, rows: LabelledImages, 
     assert any("not finite" in reason for reason in verdict.reasons)
 
 
-@pytest.mark.parametrize("name", ["distance", "k-arm"])
+@pytest.mark.parametrize("name", ["distance", "nc", "abs", "k-arm"])
 @pytest.mark.parametrize(
     ("classes", "each", "told"), [(3, 10, "3 classes are too few"), (6, 4, "fewer than 5 images of a class")]
 )

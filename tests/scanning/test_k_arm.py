@@ -96,7 +96,9 @@ def test_without_candidates_the_model_is_clean(toy: Toy, rows: LabelledImages, g
     assert verdict.evidence[0].facts["arms"] == []
 
 
-@pytest.mark.parametrize("changes", [{"epsilon": 1.5}, {"share": -0.1}, {"steps": 0}, {"ratio": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": 1.5}, {"share": -0.1}, {"steps": 0}, {"ratio": 0.0}, {"warm_up": -1}, {"given_up": 0}]
+)
 def test_settings_out_of_range(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         KArm(**changes)  # pyright: ignore[reportArgumentType]

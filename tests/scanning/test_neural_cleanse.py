@@ -56,3 +56,16 @@ def test_a_universal_backdoor_is_found_and_a_clean_model_is_not_flagged(
     mask = verdict.suspects[0].inversion.trigger["mask"]  # pyright: ignore[reportOptionalMemberAccess]
     assert int(mask.argmax()) == mask.numel() - 1
     assert scan(toy(), rows, scanner, generator).score < verdict.score
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"protocol": "quick"}, "'quick' is not one of"),
+        ({"samples": 0}, "samples must"),
+        ({"flagged_above": 0.0}, "flagged_above"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        NeuralCleanse(**settings)  # pyright: ignore[reportArgumentType]

@@ -103,10 +103,20 @@ def test_what_is_no_scan(tmp_path: Path) -> None:
         read_scanned(tmp_path)
 
 
-def test_a_run_of_several_models_has_a_page_for_each_and_none_of_its_own(tmp_path: Path) -> None:
-    runs.write_json(tmp_path / "settings.json", {"command": "scan", "settings": {"models": ["a.pt", "b.pt"]}})
+def test_a_run_of_several_models_that_is_not_finished_has_no_page(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / "settings.json", {"command": "scan", "settings": {}})
     with pytest.raises(ValueError, match=r"has no scan\.json"):
         write_report(tmp_path)
     runs.write_json(tmp_path / "scans.json", {"models": []})
-    with pytest.raises(ValueError, match="holds scans of several models; each has a folder of its own"):
+    with pytest.raises(ValueError, match="is not the record of scans: counts missing"):
         write_report(tmp_path)
+    with pytest.raises(ValueError, match="holds scans of several models; each has a folder of its own"):
+        read_scanned(tmp_path)
+
+
+def test_the_page_tells_how_a_search_ended(tmp_path: Path) -> None:
+    pair = PAIR | {"family": "patch", "outcome": "not finite"}
+    runs.write_json(tmp_path / "scan.json", record(pairs=[pair]))
+    page = write_report(tmp_path).read_text()
+    assert "no distance: not finite" in page
+    assert "asr not reached" not in page

@@ -226,6 +226,13 @@ def test_packaged_decoders_hold_no_encoder() -> None:
         assert not any(name.startswith("features") for name in load_file(path))
 
 
+def test_packaged_decoders_are_few_small_and_told_apart() -> None:
+    known = [read_decoder(path).facts for path in WEIGHTS.glob("decoder-*.safetensors")]
+    told = [(facts.network_digest, facts.upsampling) for facts in known if facts]
+    assert len(set(told)) == len(told) == len(known)
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) < 1_000_000
+
+
 def reconstruction_error(encoder: Encoder) -> float:
     """Mean squared error (0..255) of smooth pictures with an edge, decoded by the packaged decoder."""
     ramp = torch.linspace(0.2, 0.8, 32)

@@ -34,6 +34,7 @@ Commands
   remove      take a planted backdoor out of a model, with clean images alone; accuracy and success rate before and after
   scan        is there a backdoor in it? a verdict on a model, or on a folder of them, with pair, trigger and evidence
   bench       a paper's table on your own models: hardening methods or removers, published figures beside yours
+  trojai      the probability that a model has a backdoor, by the interface of TrojAI's containers
   train       train a model, good enough to be measured
   train-decoder  an encoder's way back to images, for pervasive triggers
   poison      plant a backdoor of one of the published attacks in a model, and tell whether it took
@@ -85,6 +86,10 @@ def _command(name: str) -> type[Command]:
             from orthogon.cli.scan import Scan
 
             return Scan
+        case "trojai":
+            from orthogon.cli.trojai import TrojAI
+
+            return TrojAI
         case "bench":
             from orthogon.cli.bench import Bench
 

@@ -29,14 +29,22 @@ class Bench(Command):
       orthogon bench removal --models runs/poison-* --data torchvision:cifar10 --flip --clean fraction:0.05
       orthogon bench deck-table4 --models runs/wanet runs/blend --data torchvision:cifar10 --flip \\
           --beside wanet=wanet-cifar10-resnet18 --set fine-tuning.epochs=10
+      orthogon bench scanners --models zoo/cifar10-* --data torchvision:cifar10 --rows distance,nc,mm-bd --out runs/scanners
+      orthogon bench false-positives --models runs/zoo-trojai --scanner distance --method moth --minutes 2
 
     Grids of hardening methods on one model: moth-table1 (naturally trained models: NC, UAP, Universal, Pairwise, MOTH),
     moth-table2 (adversarially trained models, which go on being trained adversarially), moth-table3 (MOTH without one of
-    its design choices each); deck-table1, deck-table2 and deck-table10, the same of DECK, measured by pervasive triggers, and
-    deck-table3, measured by filters.
+    its design choices each); deck-table1, deck-table2 and deck-table10, the same of DECK, measured by pervasive triggers,
+    deck-table3, measured by filters, and deck-table8, of TrojAI's models; deck-cross-patch and deck-cross-pervasive, MOTH and
+    DECK each by the other's measure.
 
-    Grids of removers on poisoned models: removal (every method that there is), moth-figure12, deck-table4, deck-table9.
+    Grids of removers on poisoned models: removal (every method that there is), moth-figure12, deck-table4, deck-table5
+    (the adaptive attack), deck-table9.
     The trigger that a model keeps tells the attack success rate before and after.
+
+    scanners: every scanner on models whose truth is known, poisoned and clean ones.
+
+    false-positives: a scanner on a set of TrojAI's layout, before and after the models that it flags are hardened.
 
     `orthogon bench list` tells the rows and subjects of every grid, `orthogon bench GRID --help` its words.
 
@@ -53,11 +61,17 @@ class Bench(Command):
             "deck-table1",
             "deck-table2",
             "deck-table3",
+            "deck-table8",
             "deck-table10",
+            "deck-cross-patch",
+            "deck-cross-pervasive",
             "removal",
             "moth-figure12",
             "deck-table4",
+            "deck-table5",
             "deck-table9",
+            "scanners",
+            "false-positives",
         ]
     ]
     """The table; or list, which tells what there is."""
@@ -77,6 +91,10 @@ class Bench(Command):
         """`list` needs no model and no images; each kind of grid has words of its own."""
         if words[:1] == ["list"]:
             return HardeningBench(grid="list", model=ModelWords(""), images=ImageWords(""))
+        if words[:1] == ["scanners"]:
+            return to_be_given(ScannerBench, images=ImageWords(""))
+        if words[:1] == ["false-positives"]:
+            return to_be_given(FalsePositiveBench, images=ImageWords(""))
         if any(word in REMOVAL_GRIDS for word in words[:1]):
             return to_be_given(RemovalBench, images=to_be_given(ImageWords))
         return to_be_given(HardeningBench, images=to_be_given(ImageWords), model=to_be_given(ModelWords))
@@ -160,6 +178,63 @@ class RemovalBench(Bench):
         return bench_removal_and_write(self, screen)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScannerBench(Bench):
+    """Scanners on models whose truth is known."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="F")]
+    """Models with a card beside them: run folders, folders of the zoo, or checkpoints. A card with an attack, or with
+    planted.target, is of a backdoored model, one without of a clean one. Without --data each is scanned by the example pictures
+    beside it, as TrojAI has them. Others can be added later in the same --out, of other data, too: --data is for the models of
+    one command."""
+    arch: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the card's)")] = None
+    """Architecture of the models whose card names none."""
+    changes: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(name="set", metavar="ROW.NAME=VALUE", help_behavior_hint="(repeatable; default: its source's)"),
+        Repeatable,
+    ] = ()
+    """Settings of a scanner, such as distance.samples=20."""
+    calibrate: bool = False
+    """Write a calibration of each scanner, fitted on the bench's finished scans, into calibrations/ of the run folder."""
+
+    def run(self, screen: Screen) -> Result:
+        """Run the cells and write the tables."""
+        from orthogon.cli.benching_scanners import bench_scanners_and_write
+
+        return bench_scanners_and_write(self, screen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalsePositiveBench(Bench):
+    """A scanner before and after the models that it flags are hardened."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER")]
+    """Sets of TrojAI's layout, such as `orthogon zoo build --like trojai` makes. Each model is scanned by its own example
+    pictures, and hardened on --data; without that on the clean pictures that it was trained on, where they can be drawn again,
+    else on its example pictures."""
+    rows: Annotated[str | None, tyro.conf.Suppress] = None
+    """Not of this bench."""
+    scanner: Annotated[str, tyro.conf.arg(metavar="NAME")] = "distance"
+    """As in `orthogon scan`, which lists them (`orthogon scan list`)."""
+    changes: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)"), Repeatable
+    ] = ()
+    """Settings of the scanner, such as samples=20."""
+    method: Literal["moth", "moth-filter", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial"] = "moth"
+    """How the flagged models are hardened, as in `orthogon harden`."""
+    minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="(default: no limit)")] = None
+    """Most time to harden each model, beside --steps. With it the result depends on the machine's speed."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the method's)")] = None
+    """Updates of the weights of each hardening."""
+
+    def run(self, screen: Screen) -> Result:
+        """Scan, harden, scan again, and write the table."""
+        from orthogon.cli.benching_false_positives import bench_false_positives_and_write
+
+        return bench_false_positives_and_write(self, screen)
+
+
 def _listed() -> Result:
     data, told = {}, []
     for grid in GRIDS.values():
@@ -168,6 +243,8 @@ def _listed() -> Result:
         data[grid.name] = {"title": grid.title, "paper": grid.paper, "rows": rows, "subjects": subjects}
     for grid in REMOVAL_GRIDS.values():
         data[grid.name] = _of_removers(grid)
+    data["scanners"] = _of_scanners()
+    data["false-positives"] = _of_false_positives()
     for name, about in data.items():
         lines = [f"{name}: {about['title']}", "  rows", *(f"    {key:<18}{label}" for key, label in about["rows"].items())]
         lines += ["  subjects", *(f"    {key:<30}{label}" for key, label in about["subjects"].items())]
@@ -180,3 +257,18 @@ def _of_removers(grid: RemovalGrid) -> dict[str, Any]:
 
     subjects = {subject.key: f"{subject.label} ({subject.source})" for subject in grid.subjects}
     return {"title": grid.title, "paper": grid.paper, "rows": rows_told(grid), "subjects": subjects}
+
+
+def _of_scanners() -> dict[str, Any]:
+    from orthogon.bench.scanners import TITLE, label_of
+    from orthogon.scanning import SCANNERS
+
+    rows = {name: f"{label_of(name)} ({kind.source})" for name, kind in SCANNERS.items()}
+    return {"title": TITLE, "paper": None, "rows": rows, "subjects": {}}
+
+
+def _of_false_positives() -> dict[str, Any]:
+    from orthogon.bench.false_positives import PUBLISHED, TITLE
+
+    rows = {name: f"{paper.source}: {paper.before} before, {paper.after} after" for name, paper in PUBLISHED.items()}
+    return {"title": TITLE, "paper": None, "rows": rows, "subjects": {}}

@@ -79,13 +79,13 @@ def open_poisoned(words: RemovalBench) -> list[Poisoned]:
         raise ValueError(
             "--models names no model: give run folders of `orthogon poison`, or checkpoints whose card has planted.stamp"
         )
-    files = [_weights(model) for model in words.models]
+    files = [weights_of(model) for model in words.models]
     kept: dict[str, LabelledImages] = {}
-    models = [_opened(words, *pair) for pair in zip(files, _names(files), strict=True)]
+    models = [_opened(words, *pair) for pair in zip(files, names_of(files), strict=True)]
     return [replace(model, **{part: _shared(getattr(model, part), kept) for part in ("clean", "test")}) for model in models]
 
 
-def _weights(model: str) -> Path:
+def weights_of(model: str) -> Path:
     """The file of a model; its folder may stand for it.
 
     Raises:
@@ -100,7 +100,7 @@ def _weights(model: str) -> Path:
     return file
 
 
-def _names(files: list[Path]) -> list[str]:
+def names_of(files: list[Path]) -> list[str]:
     """A short name for each, that of its folder or file, with more of the path before it where two have the same."""
     parts = [(file.resolve().parent if file.name == _WEIGHTS else file.resolve().with_suffix("")).parts[1:] for file in files]
     for depth in range(1, max(map(len, parts)) + 1):

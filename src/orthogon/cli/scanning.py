@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from orthogon import runs
 from orthogon.classifier import Classifier
 from orthogon.cli.measuring import check_accuracy
 from orthogon.cli.scan import BACKDOORED, INCONCLUSIVE, Scan
+from orthogon.cli.scanning_inputs import calibration_facts
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
 from orthogon.cli.words import ModelWords, default_folder, stem_of, words_of
+from orthogon.data.trojai import examples_beside
 from orthogon.evaluate import attack_success, in_bytes
 from orthogon.images import LabelledImages
 from orthogon.machine import device_of
@@ -46,16 +50,17 @@ def scan_all(words: Scan, screen: Screen) -> Result:
         ValueError, OSError: no model, a number out of range, or whatever is wrong with the only model, the data or the folder.
     """
     named(SCANNERS, "scanner", words.scanner, words.settings)  # wrong settings are told before any work
-    for name, value, least in (("draws", words.draws, 1), ("jobs", words.jobs, 1)):
-        if value < least:
+    for name, value, least in (("draws", words.draws, 1), ("jobs", words.jobs, 1), ("retries", words.retries, 0)):
+        if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
     if not (words.timeout > 0 and math.isfinite(words.timeout)):
         raise ValueError(f"--timeout must be above 0 seconds, got {words.timeout}")
     asked = (*words.models, *words.more)
-    models = [model for name in asked for model in models_of(name)]
+    paths = frozenset(map(Path, asked))
+    models = [model for name in asked for model in (models_of(name) if len(asked) == 1 else among_many(name, paths))]
     if not models:
         raise ValueError("name a model, or more, with --model F; `orthogon scan list` tells the scanners")
-    if len(models) == 1 and models == list(asked):
+    if models == list(asked[:1]) and words.ray is None:
         return scan_and_write(words, models[0], screen)
     from orthogon.cli.scanning_fleet import scan_fleet
 
@@ -78,6 +83,20 @@ def models_of(name: str) -> list[str]:
     if not there:
         raise ValueError(f"{name} has no {', '.join(f'*{s}' for s in SUFFIXES)}, nor folders with a model of such a name")
     return there
+
+
+def among_many(name: str, asked: Set[Path]) -> list[str]:
+    """The models of one word of many, as a shell makes them of FOLDER/*.
+
+    A folder without any stands for itself, so that it stops no other; a card beside one of the models is none.
+    """
+    path = Path(name)
+    if path.suffix == ".json" and any(path.with_suffix(suffix) in asked for suffix in SUFFIXES):
+        return []
+    try:
+        return models_of(name)
+    except ValueError:
+        return [name]
 
 
 def listed() -> Result:
@@ -111,8 +130,7 @@ def scan_and_write(words: Scan, name: str, screen: Screen) -> Result:
     classifier, images = _opened(words, model, scanner)
     settings = settings_to_keep(words, model, scanner)
     hashes = {"model": model_digest(model, classifier), "data": None if images is None else images.digest()}
-    calibration = shipped(scanner.name, settings_of(scanner))
-    inputs = {**hashes, "scanner": settings_of(scanner), "calibration": None if calibration is None else calibration.to_json()}
+    inputs = {**hashes, "scanner": settings_of(scanner), "calibrations": calibration_facts(scanner)}
     folder = words.out or default_folder("scan", f"{words.scanner}-{short_name(name)}", {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "scan", settings, inputs=inputs, fresh=words.fresh) as run:
@@ -138,8 +156,9 @@ def short_name(model: str) -> str:
 
 
 def _opened(words: Scan, model: ModelWords, scanner: Scanner) -> tuple[Classifier, LabelledImages | None]:
-    if words.images.data:
-        return open_subject(model, words.images, words.seed)
+    own = None if words.images.data else examples_beside(Path(model.model))
+    if words.images.data or own is not None:
+        return open_subject(model, replace(words.images, data=words.images.data or str(own)), words.seed)
     if scanner.needs_images:
         raise ValueError(f"the scanner {scanner.name} has to see clean images: give --data D")
     shape = words.images.shape()

@@ -2,56 +2,74 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from threading import Lock
 from typing import Any
+
+import torch
 
 from orthogon import runs
 from orthogon.cli.scan import BACKDOORED, FAILED, INCONCLUSIVE, Scan
 from orthogon.cli.scanning import CODES, RECORD, settings_to_keep, short_name
+from orthogon.cli.scanning_inputs import Inputs
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.words import ModelWords, default_folder
+from orthogon.fleet import Ended, Job, Terms, run_here, run_on_ray
+from orthogon.machine import free_gib
 from orthogon.naming import named, settings_of
+from orthogon.report import write_report
 from orthogon.report.scanned_sarif import sarif
 from orthogon.report.scanned_words import fleet_table
 from orthogon.report.words import printable
 from orthogon.runs import Run
 from orthogon.scanning import SCANNERS
 
-_CHILD = "import sys; from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
-_LAST = 2000
-"""Characters of what a process said last that are read for its reason."""
+TABLE = "scans.json"
+_PAGE = "report.html"
+"""Written last by a scan's process, after its record: without it the process is started again, and only writes it."""
+_CHILD = (
+    "import sys; from orthogon.fleet.guard import die_with_parent; die_with_parent(); "
+    "from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+_REFUSED = {2: "cannot be scanned", 3: "near chance", 4: "other settings"}
+"""Outcomes by the exit code of `orthogon scan` of one model, where that has no verdict."""
+_GIB = 2.0
+"""Free memory for each model that is scanned at once, where nobody says how many."""
+_NAME_BYTES = 100
+"""Of a model's name in that of its folder: file systems take 255 in all."""
+_MATTERS = ("timeout", "retries", "force", "device")
+"""Words on which a failure depends and a verdict does not."""
+_KEPT = ("verdict", "probability", "score", "pairs", "reasons", "accuracy", "seconds", "hashes")
 
 
 def scan_fleet(words: Scan, models: list[str], screen: Screen) -> Result:
-    """A verdict or another outcome for each model, in scans.json; what a former command has finished is read again.
+    """A verdict or another outcome for each model, in scans.json and report.html; what is finished already is read again.
 
     Raises:
         OtherSettings: the folder holds another run.
+        ImportError, ConnectionError: --ray, and there is no Ray, or no cluster at its address.
         ValueError, OSError: whatever is wrong with the words or the folder.
     """
     scanner = named(SCANNERS, "scanner", words.scanner, words.settings)
     common = settings_to_keep(words, ModelWords("", words.arch, words.normalization), scanner)
     common.pop("model")
-    folder = words.out or default_folder("scan", f"{words.scanner}-models", {**common, "models": models})
-    with Run.open(
-        folder, "scan", {**common, "models": models}, inputs={"scanner": settings_of(scanner)}, fresh=words.fresh
-    ) as run:
+    asked = [*words.models, *words.more]
+    folder = words.out or default_folder("scan", f"{words.scanner}-models", {**common, "models": asked})
+    with Run.open(folder, "scan", common, inputs={"scanner": settings_of(scanner)}, fresh=words.fresh) as run:
         screen.say(f"{'going on with' if run.resumed else 'results go to'} {run.folder}")
-        rows = _Fleet(words, common, run, screen).rows(models)
-        record = {"models": rows, "counts": counts_of(rows), "versions": runs.versions()}
-        runs.write_json(run.path("scans.json"), record)
+        began = time.monotonic()
+        rows = _Fleet(words, common, Inputs(words, scanner), run, screen).rows(models)
+        spent = {"seconds": round(time.monotonic() - began, 1), "where": words.ray or "here", "at_once": at_once(words)}
+        record = {"scanner": words.scanner, "models": rows, "counts": counts_of(rows), "command": spent}
+        runs.write_json(run.path(TABLE), record | {"versions": runs.versions()})
+        page = write_report(run.folder)
     if words.sarif:
         return Result(sarif(rows), code=code_of(rows))
-    return Result(record | {"run": str(run.folder)}, [fleet_table(rows), f"results: {folder / 'scans.json'}"], code_of(rows))
+    shown = [fleet_table(rows), f"results: {folder / TABLE}", f"report: {page}"]
+    return Result(record | {"run": str(run.folder), "report": str(page)}, shown, code_of(rows))
 
 
 def counts_of(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -70,85 +88,89 @@ def code_of(rows: Iterable[dict[str, Any]]) -> int:
     return INCONCLUSIVE if "inconclusive" in outcomes else 0
 
 
-class _Fleet:
-    """The processes that scan, so many at once."""
+def at_once(words: Scan) -> int | None:
+    """How many models: --jobs; else one per GPU, or per core as far as the memory goes; None on a cluster: what it holds."""
+    if words.jobs is not None or words.ray is not None:
+        return words.jobs
+    return len(gpus(words.device)) or max(1, min(os.cpu_count() or 1, int(free_gib(torch.device("cpu")) / _GIB)))
 
-    def __init__(self, words: Scan, common: dict[str, Any], run: Run, screen: Screen) -> None:
-        self._words, self._common, self._run, self._screen = words, common, run, screen
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._lock, self._stopped = Lock(), False
+
+def gpus(device: str) -> tuple[str, ...]:
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; none where they are not to be used."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return ()
+    named_there = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named_there.split(",") if named_there else map(str, range(torch.cuda.device_count())))
+
+
+class _Fleet:
+    """The models, their folders, and what came of each."""
+
+    def __init__(self, words: Scan, common: dict[str, Any], inputs: Inputs, run: Run, screen: Screen) -> None:
+        self._words, self._common, self._inputs, self._run, self._screen = words, common, inputs, run, screen
+        self._matters = {name: getattr(words, name) for name in _MATTERS}
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._asked: dict[Path, str] = {}
 
     def rows(self, models: list[str]) -> list[dict[str, Any]]:
         """One per model, in their order."""
-        done: dict[str, dict[str, Any]] = {}
-        pool = ThreadPoolExecutor(self._words.jobs)
-        try:
-            with self._screen.meter(f"scanning {len(models)} models") as update:
-                waited = {pool.submit(self._row, model): model for model in models}
-                for future in as_completed(waited):
-                    row = done[waited[future]] = future.result()
-                    self._run.event("model", model=row["model"], outcome=row["outcome"])
-                    self._screen.say(printable(f"{row['model']}: {row['outcome']}{_because(row)}"))
-                    update(len(done) / len(models), f"{len(done)} of {len(models)}")
-        finally:
-            self._stop()
-            pool.shutdown(cancel_futures=True)
-        return [done[model] for model in models]
+        self._begin_round()
+        meter = self._screen.meter(f"scanning {len(models)} models")
+        with meter as update, closing(self._ended(self._jobs(models))) as ended:
+            for job, how in ended:
+                self._tell(job, how)
+                update(len(self._rows) / len(models), f"{len(self._rows)} of {len(models)}")
+        return [self._rows[model] for model in models]
 
-    def _row(self, model: str) -> dict[str, Any]:
-        """What came of one model; whatever is wrong with it is an outcome."""
-        began = time.monotonic()
-        try:
-            folder = self._folder(model)
-            if not (folder / RECORD).exists() and (told := self._failure(model, folder)):
-                return {"model": model, "folder": str(folder), "seconds": round(time.monotonic() - began, 1), **told}
-            record = runs.read_json(folder / RECORD)
-            kept = ("verdict", "probability", "score", "pairs", "reasons", "accuracy", "seconds", "hashes")
-            return {"model": model, "folder": str(folder), "outcome": record["verdict"], **{k: record.get(k) for k in kept}}
-        except (OSError, ValueError, KeyError) as error:
-            return {"model": model, "outcome": "cannot be read", "reasons": [str(error) or type(error).__name__]}
+    def _begin_round(self) -> None:
+        """A command that was interrupted leaves the outcomes of its failures to the next; one that has finished does not."""
+        if not self._run.path(TABLE).exists():
+            return
+        for outcome in self._run.path("models").glob("*.outcome.json"):
+            outcome.unlink()
+        self._run.path(TABLE).unlink()
 
-    def _folder(self, model: str) -> Path:
-        """A folder for this very file with these settings: a changed file is another scan."""
-        path = Path(model)
-        key = {**self._common, "model": model, "sha256": runs.digest(path) if path.is_file() else None}
-        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in short_name(model))
-        return self._run.folder / "models" / f"{name}-{runs.settings_digest(key)}"
-
-    def _failure(self, model: str, folder: Path) -> dict[str, Any] | None:
-        """Scan in a process of its own; None where that has a verdict, else its outcome and the reason."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log = folder.parent / f"{folder.name}.log"
-        with log.open("wb") as said:
-            command = [sys.executable, "-c", _CHILD, *self._said(model, folder)]
-            with self._lock:
-                if self._stopped:
-                    return {"outcome": "interrupted", "reasons": ["the command was interrupted"]}
-                child = subprocess.Popen(
-                    command,
-                    stdout=subprocess.DEVNULL,
-                    stderr=said,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                    env=self._environment(),
-                )
-                self._children.add(child)
+    def _jobs(self, models: Iterable[str]) -> Iterator[Job]:
+        """Those that are not done; the rows of the others are read on the way."""
+        for model in models:
             try:
-                code = child.wait(self._words.timeout)
-            except subprocess.TimeoutExpired:
-                _end(child)
-                return {"outcome": "timed out", "reasons": [f"not finished after {self._words.timeout:g} seconds"]}
-            finally:
-                with self._lock:
-                    self._children.discard(child)
-        if code in CODES.values() and (folder / RECORD).exists():
-            return None
-        return _failed(code, log)
+                job = self._job(model)
+                if job.done:
+                    self._rows[model] = verdict_row(model, job.folder)
+                elif (row := self._failed_before(job)) is not None:
+                    self._rows[model] = row
+                else:
+                    self._asked[job.folder] = model
+                    yield job
+            except (OSError, ValueError, KeyError) as error:
+                reason = _sound(str(error)) or type(error).__name__
+                self._rows[model] = {"model": _sound(model), "outcome": "cannot be read", "reasons": [reason]}
+                self._say(self._rows[model])
 
-    def _said(self, model: str, folder: Path) -> list[str]:
+    def _failed_before(self, job: Job) -> dict[str, Any] | None:
+        """The row of a failure that an interrupted command has kept; None where there is none, or on other terms."""
+        kept = runs.read_json(_outcome_file(job)) if _outcome_file(job).exists() else {}
+        return kept.get("row") if kept.get("terms") == self._matters else None
+
+    def _ended(self, jobs: Iterator[Job]) -> Generator[tuple[Job, Ended], None, None]:
+        words = self._words
+        terms = Terms(words.timeout, words.retries, frozenset({*CODES.values(), *_REFUSED}))
+        if words.ray is not None:
+            return run_on_ray(jobs, terms, words.ray, words.jobs, words.device != "cpu")
+        return run_here(jobs, terms, at_once(words) or 1, gpus(words.device))
+
+    def _job(self, model: str) -> Job:
+        """Its folder is for this very file, what it is scanned with and these settings: a changed file is another scan."""
+        key = {**self._common, "model": model, "inputs": self._inputs.of(model)}
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in short_name(model))
+        short = name.encode()[:_NAME_BYTES].decode(errors="ignore")
+        folder = self._run.folder / "models" / f"{short}-{runs.settings_digest(key)}"
+        return Job(("-c", _CHILD, *self._said(model)), folder, _PAGE)
+
+    def _said(self, model: str) -> list[str]:
         """The words of the process that scans one model."""
         words, images = self._words, self._words.images
-        said = ["scan", "--model", model, "--scanner", words.scanner, "--out", str(folder), "--json"]
+        said = ["scan", "--model", model, "--scanner", words.scanner, "--json"]
         said += ["--seed", str(words.seed), "--draws", str(words.draws), "--device", words.device]
         given = {"arch": words.arch, "normalization": words.normalization, "data": images.data or None, "split": images.split}
         given |= {"subset": images.subset, "image-size": images.image_size}
@@ -156,38 +178,73 @@ class _Fleet:
         said += [word for setting in words.settings for word in ("--set", setting)]
         return [*said, "--force"] if words.force else said
 
-    def _environment(self) -> dict[str, str]:
-        """Each process gets its share of the cores."""
-        cores = max(1, (os.cpu_count() or 1) // self._words.jobs)
-        return {"OMP_NUM_THREADS": str(cores), **os.environ} if self._words.jobs > 1 else dict(os.environ)
+    def _tell(self, job: Job, ended: Ended) -> None:
+        """Keep what came of a job, and say it."""
+        model = self._asked.pop(job.folder)
+        row = _row(model, job, ended, self._words.timeout)
+        self._rows[model] = row
+        if row["outcome"] not in CODES and ended.how in ("exited", "timed out"):
+            runs.write_json(_outcome_file(job), {"row": row, "terms": self._matters})
+        self._run.event("model", model=row["model"], outcome=row["outcome"], attempts=ended.attempts, node=ended.node)
+        self._say(row)
 
-    def _stop(self) -> None:
-        """End what still runs: the command was interrupted, or has failed."""
-        with self._lock:
-            self._stopped = True
-            for child in self._children:
-                _end(child)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """A process and all that it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(child.pid, signal.SIGKILL)
-        else:  # Windows
-            child.kill()
-    child.wait()
+    def _say(self, row: dict[str, Any]) -> None:
+        self._screen.say(printable(f"{row['model']}: {row['outcome']}{_because(row)}"))
 
 
-def _failed(code: int, log: Path) -> dict[str, Any]:
-    lines = log.read_bytes()[-_LAST:].decode("utf-8", "replace").strip().splitlines()
-    reason = lines[-1] if lines else f"exit code {code}"
-    if code == -9:  # SIGKILL, a name that Windows lacks
-        return {"outcome": "killed", "reasons": ["the system ended the process: most likely it ran out of memory"]}
-    if code < 0:
-        return {"outcome": "crashed", "reasons": [f"the process was ended by the signal {-code}: {reason}"]}
-    outcome = {2: "cannot be scanned", 3: "near chance", 4: "other settings"}.get(code, "crashed")
-    return {"outcome": outcome, "reasons": [reason.removeprefix("orthogon scan: ")]}
+def verdict_row(model: str, folder: Path) -> dict[str, Any]:
+    """The chief parts of a finished scan.
+
+    Raises:
+        ValueError, OSError, KeyError: its record cannot be read.
+    """
+    record = runs.read_json(folder / RECORD)
+    return {"model": _sound(model), "folder": str(folder), "outcome": record["verdict"], **{k: record.get(k) for k in _KEPT}}
+
+
+def _row(model: str, job: Job, ended: Ended, timeout: float) -> dict[str, Any]:
+    if ended.how == "exited" and ended.code in CODES.values() and job.done:
+        try:
+            return verdict_row(model, job.folder)
+        except (OSError, ValueError, KeyError) as error:
+            return {"model": _sound(model), "outcome": "cannot be read", "reasons": [_sound(str(error))]}
+    outcome, reason = _failed(ended, timeout)
+    return {
+        "model": _sound(model),
+        "folder": str(job.folder),
+        "outcome": outcome,
+        "reasons": [reason],
+        "attempts": ended.attempts,
+    }
+
+
+def _failed(ended: Ended, timeout: float) -> tuple[str, str]:
+    """The outcome of a model without a verdict, and why."""
+    lines = ended.said.splitlines()
+    reason = lines[-1] if lines else f"exit code {ended.code}"
+    match ended.how:
+        case "timed out":
+            return "timed out", f"not finished after {timeout:g} seconds"
+        case "interrupted":
+            return "interrupted", "the command was interrupted"
+        case "lost":
+            return "lost", reason
+        case "not started":
+            return "cannot be started", _sound(reason)
+    if ended.code == -9:  # SIGKILL, a name that Windows lacks
+        return "killed", "the system ended the process: most likely it ran out of memory"
+    if ended.code < 0:
+        return "crashed", f"the process was ended by the signal {-ended.code}: {reason}"
+    return _REFUSED.get(ended.code, "crashed"), reason.removeprefix("orthogon scan: ")
+
+
+def _outcome_file(job: Job) -> Path:
+    return job.folder.with_name(f"{job.folder.name}.outcome.json")
+
+
+def _sound(text: str) -> str:
+    """Without lone surrogates, which stand for a file name's bytes that are no UTF-8, and which no file of ours can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _because(row: dict[str, Any]) -> str:

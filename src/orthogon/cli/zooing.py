@@ -60,6 +60,10 @@ def build(words: Zoo, screen: Screen) -> Result:
     Raises:
         ValueError: a name that the zoo does not have, or no --data where it is needed.
     """
+    if words.like is not None:
+        from orthogon.cli.zooing_trojai import build_set
+
+        return build_set(words, screen)
     entries = with_needed(chosen(words.names))
     for entry in entries:
         _data(entry, words)

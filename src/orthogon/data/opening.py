@@ -13,6 +13,7 @@ from orthogon.data.listing import Listing, Wanted, gather
 from orthogon.data.parquet import list_parquet, parquet_files
 from orthogon.data.signs import open_signs
 from orthogon.data.torchvision_sets import list_torchvision
+from orthogon.data.trojai import examples_of, open_examples
 from orthogon.images import LabelledImages
 
 
@@ -30,9 +31,9 @@ def open_images(
     """Labelled images from wherever `spec` says.
 
     Args:
-        spec: a folder with a subfolder per class, a `.parquet` file or a folder of them, an `.npz` file,
-            `hf:NAME[:config]` (Hugging Face hub) or `hf:PATH`, `torchvision:cifar10|svhn|gtsrb|stl10|celeba[@ROOT]`,
-            or `signs[:classes=10,size=32,per_class=200,seed=0]`.
+        spec: a folder with a subfolder per class, a TrojAI model's folder or its folder of example images, a `.parquet`
+            file or a folder of them, an `.npz` file, `hf:NAME[:config]` (Hugging Face hub) or `hf:PATH`,
+            `torchvision:cifar10|svhn|gtsrb|stl10|celeba[@ROOT]`, or `signs[:classes=10,size=32,per_class=200,seed=0]`.
         split: which part; without it held-out images where the source has such a split (test, validation, …).
         image_shape: (channels, height, width) that a model takes: images are converted and stretched to it.
         classes: a model's class names in its order; labels are brought into that order.
@@ -53,6 +54,8 @@ def open_images(
     kind, _, rest = spec.partition(":")
     if kind == "signs" and not Path(spec).exists():
         return open_signs(rest, split, wanted)
+    if Path(spec).expanduser().is_dir() and split is None and examples_of(Path(spec).expanduser()) is not None:
+        return open_examples(Path(spec).expanduser(), wanted)
     return gather(_listed(spec, kind, rest, split), wanted)
 
 

@@ -86,13 +86,14 @@ class Auto(Remover):
         """By AugSAM at the first rate that keeps the accuracy; the model as it is where none does."""
         before = accuracy(work.classifier, work.held_out)
         floor = before.accuracy - self.max_accuracy_loss - standard_error(before)
-        for rate, (begun, done) in zip(self.rates, _divided(share, len(self.rates)), strict=True):
+        parts = zip(self.rates, _divided(share, len(self.rates)), strict=True)
+        for number, (rate, (begun, done)) in enumerate(parts, 1):
             try:
                 flat = self._flattener(rate).remove(_part(work, work.classifier, begun, done))
             except TrainingDiverged as error:
                 work.notes.append(f"AugSAM at a learning rate of {rate:g} was taken back: {error}")
                 continue
-            seen = work.look(flat, self.name, self.epochs, rate=rate)
+            seen = work.look(flat, self.name, number, rate=rate)
             kept = seen >= floor - 1e-9
             told = f"held-out accuracy {seen:.1%}, at least {floor:.1%} was asked for"
             work.notes.append(f"AugSAM at a learning rate of {rate:g} was {'kept' if kept else 'taken back'}: {told}")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from orthogon.anomaly import FLAGGED, anomaly_indices, flagged
+from orthogon.anomaly import FLAGGED, flagged
 from orthogon.classifier import Classifier
 from orthogon.pairs import Inversion, Outcome
 from orthogon.removal.remover import Work
 from orthogon.removal.unlearning import Unlearner
 from orthogon.scanning.evidence import stamp_of
-from orthogon.scanning.neural_cleanse import universal_triggers
+from orthogon.scanning.neural_cleanse import indices_of, universal_triggers
 from orthogon.scanning.scanner import drawn_seed, part_of
 from orthogon.triggers import FAMILIES
 
@@ -47,7 +47,7 @@ class NeuralCleanse(Unlearner):
         """With its suspiciously small triggers unlearned; as it was where there is none."""
         family = FAMILIES["patch"]
         found = self._searched(work)
-        indices = anomaly_indices([inversion.size for inversion in found])
+        indices = indices_of(found)
         suspects = flagged(indices, self.flagged_above)
         work.look(
             *(work.classifier, "search", len(found)),
@@ -80,7 +80,10 @@ def _notes(
     known = sorted((c for c, index in enumerate(indices) if not math.isnan(index)), key=lambda c: -indices[c])
     told = ", ".join(f"{classes[c]!r} {indices[c]:.1f} ({found[c].size:.0f})" for c in known[:_TOLD])
     notes = [f"anomaly index of the smallest universal patch (its mask's L1 over channels): {told or 'none'}"]
-    if missing := [repr(classes[c]) for c, index in enumerate(indices) if math.isnan(index)]:
+    sizes = sum(inversion.outcome is Outcome.FOUND for inversion in found)
+    if sizes and all(map(math.isnan, indices)):
+        notes.append(f"patches were found for {sizes} classes, too few for one of them to stand out")
+    if missing := [repr(classes[i.pair.target]) for i in found if i.outcome is not Outcome.FOUND]:
         some = ", ".join(missing[:_TOLD]) + (", …" if len(missing) > _TOLD else "")
         notes.append(f"no universal patch was found for {some}: these have no index")
     if suspects:

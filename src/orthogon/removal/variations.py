@@ -1,8 +1,8 @@
 """Images as backdoors change them, only at random: bent, recoloured, mixed with others, pasted over.
 
 A classifier that answers rightly whatever is done to an image in these four ways has no use for a trigger that does one of them.
-The ranges are wide because training needs them so, and they come from no attack: no change here is a trigger's, and each image
-gets draws of its own.
+The kinds are those of published attacks (warps, filters, blends, patches). The ranges are wide because training needs them so; no
+trigger's pattern, place or strength is among them, and each image gets draws of its own.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _card(pair: Mapping[str, Any], pictures: SuspectPictures | None) -> PairCard
         f"{printable(str(pair['family']))}, score {_number(pair['score'])}"
         if pair.get("family")
         else f"score {_number(pair['score'])}",
-        "found" if size is not None else "no trigger was searched" if pair.get("family") is None else "asr not reached",
+        printable(str(pair.get("outcome") or ("no trigger was searched" if size is None else "found"))),
         shown,
     )
 

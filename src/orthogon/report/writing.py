@@ -7,6 +7,7 @@ from typing import Any
 
 from orthogon import runs
 from orthogon.report.card import measured_card
+from orthogon.report.fleet_page import fleet_page, is_fleet
 from orthogon.report.hardened import read_hardened
 from orthogon.report.hardened_card import hardened_card
 from orthogon.report.hardened_page import hardening_page
@@ -33,6 +34,8 @@ def write_report(run_folder: Path) -> Path:
 def _page(run_folder: Path) -> str:
     if is_removal(run_folder):
         return removal_page(read_removed(run_folder))
+    if is_fleet(run_folder):
+        return fleet_page(run_folder)
     if is_scan(run_folder):
         return scan_page(read_scanned(run_folder))
     return hardening_page(read_hardened(run_folder)) if is_hardening(run_folder) else distances_page(read_run(run_folder))

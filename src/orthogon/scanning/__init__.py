@@ -1,19 +1,13 @@
 """Scanners: is there a backdoor in this model? One file each, and one verdict for all."""
 
 from orthogon.scanning.calibration import Calibration, fit, fit_scans, shipped
-from orthogon.scanning.distance import Distance
+from orthogon.scanning.ensemble import MEMBERS, Ensemble
 from orthogon.scanning.evidence import Evidence, Suspect
-from orthogon.scanning.harness import scan
-from orthogon.scanning.k_arm import KArm
-from orthogon.scanning.mm_bd import MMBD
-from orthogon.scanning.neural_cleanse import NeuralCleanse
+from orthogon.scanning.harness import looked, scan
 from orthogon.scanning.scanner import Scanner
 from orthogon.scanning.verdict import Decision, Verdict, judged
 
-SCANNERS: dict[str, type[Scanner]] = {
-    kind.name: kind  # pyright: ignore[reportAbstractUsage]
-    for kind in (Distance, NeuralCleanse, KArm, MMBD)
-}
+SCANNERS: dict[str, type[Scanner]] = {**MEMBERS, Ensemble.name: Ensemble}
 """Every scanner that the command line can name."""
 
 __all__ = [
@@ -27,6 +21,7 @@ __all__ = [
     "fit",
     "fit_scans",
     "judged",
+    "looked",
     "scan",
     "shipped",
 ]

@@ -21,7 +21,7 @@ from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import SCREEN, Protocol, Stage
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
-from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of, too_few
+from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES, TriggerFamily
 
 _LEAST_SPREAD = 0.3
@@ -29,7 +29,7 @@ _LEAST_SPREAD = 0.3
 _SHORTFALL = 3.0
 """What missing all samples adds to the logarithm of a size: missing a tenth counts as a third more."""
 _SHARPNESS = 3.0
-"""Of the smooth maximum: four equal values come to less than half a deviation more."""
+"""Of the smooth maximum: six equal values come to 0.6 deviations more."""
 _RANKED = 10
 """Images per class by which a partial probe's victims are ranked."""
 _MOST_BROKEN = 0.1
@@ -68,20 +68,20 @@ _AGAIN = Protocol(
 
 @dataclass(frozen=True)
 class Distance(Scanner):
-    """Class distances of two trigger families, patch and filter; what stands out of them is suspicious.
+    """Class distances of three trigger families, patch, filter and warp; what stands out of them is suspicious.
 
     For each family: (1) a universal trigger per class is probed quickly. (2) Pairs are screened: all of them where there are few
     classes; of many, those that a partial probe per class names, a trigger that needs to turn only as many images as one or two
     classes have, and so shows which class it turns the most easily. (3) The nearest classes and pairs are inverted thoroughly,
-    each pair in both directions.
+    for the triggers that are shown.
 
     A universal trigger is as suspicious as it lies below the median of all classes' ones; a pair, as it lies below the median of
     all pairs and below the way back, whichever is less: classes that look alike are near both ways, a planted backdoor leads one
     way. Both are counted in deviations of the logarithms of sizes (1.4826 times the median absolute deviation), less what the
-    largest of so many draws from a normal distribution comes to. The score is a smooth maximum of these four.
+    largest of so many draws from a normal distribution comes to. The score is a smooth maximum of both over all families.
     """
 
-    families: tuple[str, ...] = ("patch", "filter")
+    families: tuple[str, ...] = ("patch", "filter", "warp")
     """Of triggers."""
     samples: int = 50
     """Images per victim to search and judge on; fewer where a class has fewer."""
@@ -90,12 +90,13 @@ class Distance(Scanner):
     universal_again: int = 2
     """Nearest classes whose universal triggers are inverted thoroughly, per family."""
     pairs_again: int = 2
-    """Nearest pairs that are inverted thoroughly, both ways, per family."""
-    flagged_above: float = 1.0
-    """Score above which a model without a calibration is called backdoored: a deviation more than chance leads one to expect."""
+    """Nearest pairs that are inverted thoroughly, per family."""
+    flagged_above: float = 2.5
+    """Score above which a model without a calibration is called backdoored. If the logarithms of ten classes' sizes were drawn
+    from normal distributions with a deviation of 0.5, one model in twenty would be flagged; with 0.3, none in a hundred."""
 
     name: ClassVar[str] = "distance"
-    source: ClassVar[str] = "orthogon: class distances (MOTH, section III) of both families, compared among the classes"
+    source: ClassVar[str] = "orthogon: class distances (MOTH, section III) of several families, compared among the classes"
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.families if name not in FAMILIES]:
@@ -107,7 +108,7 @@ class Distance(Scanner):
 
     @property
     def threshold(self) -> float:
-        """One deviation beyond what chance leads one to expect; a calibration does better."""
+        """What chance alone seldom leads to; a calibration does better."""
         return self.flagged_above
 
     @property
@@ -123,8 +124,6 @@ class Distance(Scanner):
     ) -> Evidence:
         """How far the nearest class and the nearest pair stand out, in each family."""
         assert images is not None  # the harness sees to it
-        if doubts := too_few(images):
-            return Evidence(math.nan, doubts=doubts)
         samples = min(self.samples, min(images.counts()))
         looks = []
         for number, family in enumerate(self.families):
@@ -248,11 +247,10 @@ class _Look:
         self._keep(self._measured(pairs, replace(_PAIRS, samples=self.samples), told))
 
     def _nearest(self) -> list[Pair]:
-        """The classes and pairs that are to be inverted thoroughly, those beside their ways back."""
+        """The classes and pairs that are to be inverted thoroughly."""
         universal = sorted((p for p in self.logs if p.victim is None), key=self.logs.__getitem__)
-        pairs = sorted((p for p in self.logs if p.victim is not None), key=lambda p: -self._nearer(p, self.logs))
-        chosen = [way for pair in pairs[: self.settings.pairs_again] for way in (pair, _back(pair))]
-        return list(dict.fromkeys([*universal[: self.settings.universal_again], *chosen]))
+        pairs = sorted((p for p in self.logs if p.victim is not None), key=lambda p: -self._nearer(p))
+        return [*universal[: self.settings.universal_again], *pairs[: self.settings.pairs_again]]
 
     def _invert(self, pairs: Sequence[Pair], told: Callable[[float], None]) -> None:
         for inversion in self._measured(pairs, replace(_AGAIN, samples=self.samples), told):
@@ -290,21 +288,20 @@ class _Look:
         size = largest if family.on_samples else float(family.size(attempt)[0])
         return math.log(_within(size, largest)) + _SHORTFALL * max(0.0, SCREEN.settings.asr - inversion.asr)
 
-    def _nearer(self, pair: Pair, logs: Mapping[Pair, float]) -> float:
+    def _nearer(self, pair: Pair) -> float:
         """By how many deviations a pair lies below the median and below the way back, whichever is less."""
         median, spread = spread_of([log for p, log in self.logs.items() if p.victim is not None])
-        back = logs.get(_back(pair), self.logs.get(_back(pair), median))
-        return min(median - logs[pair], back - logs[pair]) / spread
+        return (min(median, self.logs.get(_back(pair), median)) - self.logs[pair]) / spread
 
     def _seen(self, nearest: Sequence[Pair]) -> Seen:
-        """Features and suspects, by the thorough inversions."""
-        logs = {pair: min(self._log(self.again[pair]), self.logs[pair]) for pair in nearest}
+        """Features and suspects. Quick searches are compared with quick ones: a longer one is smaller, whatever it looks for."""
+        smallest = {pair: min(self._log(self.again[pair]), self.logs[pair]) for pair in nearest}
         universal = [log for pair, log in self.logs.items() if pair.victim is None]
         median, spread = spread_of(universal)
         both_ways = (len(self.logs) - len(universal)) // 2  # of a pair and its way back, one at most stands out
         chance = {True: expected_largest(len(universal)), False: expected_largest(both_ways)}
         scores = {
-            pair: ((median - logs[pair]) / spread if pair.victim is None else self._nearer(pair, logs))
+            pair: ((median - self.logs[pair]) / spread if pair.victim is None else self._nearer(pair))
             - chance[pair.victim is None]
             for pair in nearest
         }
@@ -313,7 +310,7 @@ class _Look:
         for kind, one in (("universal", True), ("pair", False)):
             best = max((pair for pair in nearest if (pair.victim is None) is one), key=scores.__getitem__)
             features[f"{self.family}.{kind}"] = scores[best]
-            features[f"{self.family}.{kind}_share"] = logs[best] - largest
+            features[f"{self.family}.{kind}_share"] = smallest[best] - largest
         suspects = tuple(
             Suspect(pair, scores[pair], self.family, self.again[pair]) for pair in nearest if self.again[pair].trigger
         )

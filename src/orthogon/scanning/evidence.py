@@ -42,6 +42,7 @@ class Suspect:
             "size": None if found is None else plain(found.size),
             "unit": unit,
             "success_rate": None if found is None else plain(found.asr),
+            "outcome": None if found is None else str(found.outcome),
         }
 
 

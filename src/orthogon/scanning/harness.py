@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from orthogon.images import LabelledImages
 from orthogon.naming import settings_of
 from orthogon.scanning.calibration import Calibration, shipped
 from orthogon.scanning.evidence import Evidence
-from orthogon.scanning.scanner import Scanner
+from orthogon.scanning.scanner import Scanner, too_few
 from orthogon.scanning.verdict import Verdict, judged
 
 
@@ -42,15 +43,30 @@ def scan(
         ValueError: no images for a scanner that needs them, images of another shape or other classes than the classifier's, fewer
             draws than one, or a calibration of something else.
     """
+    found = looked(classifier, images, scanner, generator, draws=draws, on_progress=on_progress, on_evidence=on_evidence)
+    return judged(scanner, found, calibration or shipped(scanner.name, settings_of(scanner)))
+
+
+def looked(
+    classifier: Classifier,
+    images: LabelledImages | None,
+    scanner: Scanner,
+    generator: torch.Generator,
+    *,
+    draws: int = 1,
+    on_progress: Callable[[float, str], None] = lambda share, note: None,
+    on_evidence: Callable[[Evidence], None] = lambda evidence: None,
+) -> list[Evidence]:
+    """What a scanner finds, before anybody judges it: the evidence of each draw. Arguments and errors as for `scan`."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     if images is None and scanner.needs_images:
         raise ValueError(f"the scanner {scanner.name} has to see clean images; give some, or take one that needs none")
     if images is not None:
         require_match(classifier, images)
-    if calibration is None:
-        calibration = shipped(scanner.name, settings_of(scanner))
     classifier.eval()
+    if images is not None and scanner.needs_images and (doubts := too_few(images)):
+        return [Evidence(math.nan, doubts=doubts)] * draws
     found = []
     for draw in range(draws):
 
@@ -60,4 +76,4 @@ def scan(
         found.append(scanner.scan(classifier, images, generator, told))
         on_evidence(found[-1])
     on_progress(1.0, "done")
-    return judged(scanner, found, calibration)
+    return found

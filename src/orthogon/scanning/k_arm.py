@@ -21,7 +21,7 @@ from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import NEURAL_CLEANSE, InversionSettings, Stage
 from orthogon.scanning.evidence import Evidence, Suspect
-from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of, too_few
+from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES
 
 _REFERENCE = 224 * 224
@@ -86,9 +86,12 @@ class KArm(Scanner):
         for name in ("epsilon", "share", "universal_share", "pair_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        for name in ("steps", "rounds", "pull", "samples", "universal_bound", "pair_bound", "ratio"):
+        for name in ("steps", "rounds", "pull", "given_up", "samples", "universal_bound", "pair_bound", "ratio"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warm_up", "beta"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     @property
     def threshold(self) -> float:
@@ -109,8 +112,6 @@ class KArm(Scanner):
     ) -> Evidence:
         """The arm with the smallest patch, and how much smaller it is than its bound."""
         assert images is not None  # the harness sees to it
-        if doubts := too_few(images):
-            return Evidence(math.nan, doubts=doubts)
         arms, screened = self._candidates(classifier, images)
         facts: dict[str, Any] = {"arms": [[arm.victim, arm.target] for arm in arms], "screened_by": screened}
         if not arms:

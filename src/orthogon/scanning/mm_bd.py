@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,6 +28,9 @@ _FEWEST = 4
 """Classes from which a null distribution can be fitted to all but one."""
 _SURE = 1e-300
 """The smallest p-value that is told apart from 0."""
+_LEAST_SPREAD = 0.05
+"""Deviation of the null distribution, as a share of its mean, below which it counts as this: from a few classes whose margins
+happen to be alike nobody can tell that the next one would be, too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class MMBD(Scanner):
     but the largest's; the p-value is the probability that the largest of so many draws from it is as large as the one seen.
 
     Departs from the release: the distribution starts at 0, since three parameters cannot be fitted to the margins of a few
-    classes; images are projected to [0, 1], where the release clamps what the model sees and goes on; no class stops early.
+    classes, and is never narrower than a twentieth of its mean; images are projected to [0, 1], where the release clamps what
+    the model sees and goes on; no class stops early.
     """
 
     starts: int = 30
@@ -128,8 +133,9 @@ def p_value(margins: Sequence[float]) -> float:
     Margins at or below 0 are those of classes that nothing is taken for; the smallest positive number stands for them.
     """
     above = sorted(max(margin, 1e-6) for margin in margins)
-    shape, _, scale = gamma.fit(above[:-1], floc=0) if above[0] < above[-2] else (math.inf, 0, 0)
-    if not math.isfinite(shape):  # all others alike: no distribution, and any larger margin is beyond them
-        return 0.0 if above[-1] > above[-2] else 1.0
-    beyond = float(gamma.sf(above[-1], shape, scale=scale))
+    *null, largest = above
+    mean, narrowest = statistics.fmean(null), _LEAST_SPREAD**-2  # a gamma distribution's deviation is mean / √shape
+    shape = gamma.fit(null, floc=0)[0] if null[-1] - null[0] > 1e-3 * mean else narrowest
+    shape = min(shape, narrowest)
+    beyond = float(gamma.sf(largest, shape, scale=mean / shape))
     return -math.expm1(len(above) * math.log1p(-min(beyond, 1 - 1e-16)))

@@ -9,19 +9,21 @@ from typing import Any, ClassVar
 
 import torch
 
-from orthogon.anomaly import FLAGGED, anomaly_indices
+from orthogon.anomaly import FLAGGED, anomaly_indices, flagged
 from orthogon.classifier import Classifier
 from orthogon.distance import measure
 from orthogon.images import LabelledImages
 from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome, Pair
-from orthogon.protocols import Protocol
+from orthogon.protocols import Protocol, named
 from orthogon.scanning.evidence import Evidence, Suspect
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES
 
 _FEWEST = 4
 """Classes from which a median and a deviation of sizes say something of one of them."""
+_BEYOND = 1e6
+"""Stands for an infinite anomaly index."""
 _SHOWN = 3
 """Suspects that are kept."""
 
@@ -45,6 +47,13 @@ class NeuralCleanse(Scanner):
 
     name: ClassVar[str] = "nc"
     source: ClassVar[str] = "Wang et al. 2019, Neural Cleanse, section IV-B"
+
+    def __post_init__(self) -> None:
+        named(self.protocol, "patch")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples must be at least 1, or none for the protocol's own, got {self.samples}")
+        if not self.flagged_above > 0:
+            raise ValueError(f"flagged_above must be above 0, got {self.flagged_above}")
 
     @property
     def threshold(self) -> float:
@@ -75,13 +84,15 @@ def universal_triggers(
     protocol: str | Protocol,
     seed: int,
     *,
+    targets: Sequence[int] | None = None,
     samples: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Inversion]:
-    """The smallest universal trigger of every class: every other class is its victim."""
+    """The smallest universal trigger of every class, or of each of the targets: every other class is its victim."""
+    chosen = range(len(classifier.classes)) if targets is None else targets
     return measure(
         *(classifier, images),
-        pairs=[Pair(None, target) for target in range(len(classifier.classes))],
+        pairs=[Pair(None, target) for target in chosen],
         family=FAMILIES[family],
         protocol=protocol,
         seed=seed,
@@ -90,24 +101,31 @@ def universal_triggers(
     ).inversions
 
 
-def _evidence(found: Sequence[Inversion], classes: Sequence[str]) -> Evidence:
+def indices_of(found: Sequence[Inversion]) -> list[float]:
+    """The anomaly index of every patch; NaN of one that was not found, and of all where too few were for one to stand out.
+
+    Where all but one have one size its index would be infinite: a number that no other index reaches stands for it.
+    """
+    if sum(inversion.outcome is Outcome.FOUND for inversion in found) < _FEWEST:
+        return [math.nan] * len(found)
     indices = anomaly_indices([inversion.size for inversion in found])
-    known = sorted((i for i, index in enumerate(indices) if not math.isnan(index)), key=lambda i: -indices[i])
+    return [math.copysign(_BEYOND, index) if math.isinf(index) else index for index in indices]
+
+
+def _evidence(found: Sequence[Inversion], classes: Sequence[str]) -> Evidence:
+    indices = indices_of(found)
+    known = flagged(indices, -math.inf)
     facts: dict[str, Any] = {
         "sizes": [plain(inversion.size) for inversion in found],
         "indices": [plain(index) for index in indices],
     }
-    if len(known) < _FEWEST:
-        doubt = f"universal patches were found for {len(known)} of {len(classes)} classes, and an outlier needs {_FEWEST}"
+    if not known:
+        count = sum(inversion.outcome is Outcome.FOUND for inversion in found)
+        doubt = f"universal patches were found for {count} of {len(classes)} classes, and an outlier needs {_FEWEST}"
         return Evidence(math.nan, facts=facts, doubts=(doubt,))
     suspects = tuple(Suspect(found[i].pair, indices[i], "patch", found[i]) for i in known[:_SHOWN])
-    score = _finite(indices[known[0]])
+    score = indices[known[0]]
     return Evidence(score, suspects, {"score": score}, facts, _missing(found, classes))
-
-
-def _finite(index: float) -> float:
-    """Where all but one patch have one size, the index is infinite: a number that no other index reaches stands for it."""
-    return index if math.isfinite(index) else math.copysign(1e6, index)
 
 
 def _missing(found: Sequence[Inversion], classes: Sequence[str]) -> tuple[str, ...]:

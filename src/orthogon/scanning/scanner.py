@@ -46,6 +46,10 @@ class Scanner(ABC):
     def rule(self) -> str:
         """That rule in words, for the reasons of a verdict: what the score is, and which one counts."""
 
+    def members(self) -> tuple[Scanner, ...]:
+        """Other scanners that it is made of, whose calibrations its score may depend on."""
+        return ()
+
     @abstractmethod
     def scan(
         self, classifier: Classifier, images: LabelledImages | None, generator: torch.Generator, on_progress: OnProgress

@@ -1,0 +1,100 @@
+"""What the benchmarks of fleets and of a scan's cost are made of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from orthogon import load_classifier
+from orthogon.memory import out_of_memory
+
+MODEL = Path(__file__).parents[1] / "zoo/signs-clean/model.safetensors"
+ENDLESS = {"nested-without-end.pt", "pipe-that-never-ends.pt"}
+SLOW = {"unpacks-large.pt"}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+    """Import one of the scripts, which are no package."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return import_module
+
+
+def test_hostile_files_are_refused_and_run_nothing(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that hang, or take long to write, are for the benchmark, whose processes have a time limit."""
+    hostile = load("hostile_models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hostile, "WRITERS", {n: w for n, w in hostile.WRITERS.items() if n not in ENDLESS | SLOW})
+    paths = hostile.write_all(tmp_path, MODEL)
+    assert len(paths) == 17
+    for path in paths:
+        with pytest.raises((ValueError, OSError, RuntimeError, MemoryError)) as raised:
+            load_classifier(str(path))
+        assert isinstance(raised.value, ValueError | OSError) or out_of_memory(raised.value), path
+        assert not (tmp_path / hostile.MARK).exists(), path
+
+
+def test_the_payload_would_run_where_nobody_takes_care(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the benchmark would show nothing."""
+    import pickle
+
+    hostile = load("hostile_models")
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs-system.pt", "runs-eval.pt"):
+        hostile.WRITERS[name](tmp_path / name, {})
+        pickle.loads((tmp_path / name).read_bytes())
+        assert (tmp_path / hostile.MARK).exists(), name
+        (tmp_path / hostile.MARK).unlink()
+
+
+def test_the_hook_would_run_where_nobody_takes_care(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = load("hostile_models")
+    monkeypatch.chdir(tmp_path)
+    hostile.WRITERS["runs-hook.pt"](tmp_path / "runs-hook.pt", {})
+    network = torch.load(tmp_path / "runs-hook.pt", weights_only=False)
+    assert not (tmp_path / hostile.MARK).exists()
+    with pytest.raises(TypeError):  # after it has done its work
+        network(torch.zeros(1, 3, 20, 20))
+    assert (tmp_path / hostile.MARK).exists()
+
+
+def test_the_shadow_would_be_imported_where_nobody_takes_care(load, tmp_path: Path) -> None:
+    hostile = load("hostile_models")
+    hostile.write_shadow(tmp_path)
+    for safe in ([], ["-P"]):
+        (tmp_path / hostile.MARK).unlink(missing_ok=True)
+        subprocess.run([sys.executable, *safe, "-c", "import random"], cwd=tmp_path, check=True)
+        assert (tmp_path / hostile.MARK).exists() == (not safe)
+
+
+def test_the_noise_is_the_same_each_time(load, tmp_path: Path) -> None:
+    write = load("hostile_models").WRITERS["noise.pth"]
+    for name in ("a", "b"):
+        write(tmp_path / name, {})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_there_are_twenty_bad_files(load) -> None:
+    assert len(load("hostile_models").WRITERS) == 20
+
+
+def test_the_exponent_is_that_of_a_power(load) -> None:
+    exponent = load("scan_cost").exponent
+    assert exponent([10, 43, 200], [3 * n**1.3 for n in (10, 43, 200)]) == pytest.approx(1.3)
+    assert exponent([10, 100], [5.0, 500.0]) == pytest.approx(2)
+
+
+def test_drawn_classes_can_be_told_apart(load, generator: torch.Generator) -> None:
+    cost = load("scan_cost")
+    images = cost.task(7, 5, 12, generator)
+    assert images.pixels.shape == (35, 3, 12, 12)
+    assert images.counts() == [5] * 7
+    means = torch.stack([images.pixels[images.labels == c].float().mean(0) for c in range(7)])
+    nearest = (images.pixels[:, None].float() - means).flatten(2).norm(dim=2).argmin(1)
+    assert nearest.equal(images.labels)
+    assert cost.network(7)(torch.rand(2, 3, 16, 16)).shape == (2, 7)
