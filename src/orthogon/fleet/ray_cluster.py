@@ -8,6 +8,7 @@ Whatever runs twice, because its machine fell silent and the answer came too lat
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import sys
@@ -118,14 +119,13 @@ class _Cluster:
 
     def _kept(self, reference: Any, job: Job, losses: int) -> Ended | None:
         """How the job ended, its files being where they belong; None where it has to be done anew."""
-        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-
         try:
             brought: Brought = self._ray.get(reference)
-        except RayError as error:
-            enough = self._terms.retries if isinstance(error, OutOfMemoryError) else _LOST
+        except self._ray.exceptions.RayError as error:
+            errors = self._ray.exceptions
+            enough = self._terms.retries if isinstance(error, errors.OutOfMemoryError) else _LOST
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = lines[-1 if isinstance(error, RayTaskError) else 0]  # a task's own error ends a traceback
+            reason = lines[-1 if isinstance(error, errors.RayTaskError) else 0]  # a task's own error ends a traceback
             return None if losses < enough else Ended("lost", said=reason, attempts=losses + 1)
         if brought.ended.how == "lost" and losses < _LOST:
             return None
@@ -156,7 +156,6 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a scan tells nobody that it runs
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # Ray would put its own function in the place of print
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError as error:
         raise ImportError("--ray needs Ray, which is not installed: pip install 'orthogon[ray]'") from error
-    return ray
