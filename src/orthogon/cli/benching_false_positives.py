@@ -16,6 +16,7 @@ from orthogon import runs
 from orthogon.bench.false_positives import FLAGGED, PUBLISHED, TITLE, counts, failed, in_markdown
 from orthogon.classifier import Classifier
 from orthogon.cli.bench import FalsePositiveBench
+from orthogon.cli.benching_cells import failure
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import announce, generator, open_subject, open_words, pick_device
 from orthogon.cli.words import ImageWords, ModelWords, default_folder, words_of
@@ -171,22 +172,18 @@ class _Work:
 
     def _tried(self, subject: _Subject) -> dict[str, Any]:
         """What a model came to; a failure is an outcome with its reason, and keeps what was finished."""
-        reason = folder = None
-        try:
-            folder = self.run.path("models") / f"{subject.told.name}-{runs.settings_digest(subject.inputs)}"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._stages(subject, folder)
-        except OSError:
-            raise  # the folder or its disk, so no model can do better
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-            if not isinstance(error, ValueError | RuntimeError | MemoryError):  # not foreseen: its kind tells more
-                reason = f"{type(error).__name__}: {reason}"
-            self.screen.say(f"{subject.told.name} failed: {reason}")
-        if folder is None:
+        folders: list[Path] = []
+
+        def stages() -> None:
+            folders.append(self.run.path("models") / f"{subject.told.name}-{runs.settings_digest(subject.inputs)}")
+            folders[0].mkdir(parents=True, exist_ok=True)
+            self._stages(subject, folders[0])
+
+        reason = failure(stages, f"{subject.told.name} failed", self.screen)
+        if not folders:
             return {"reason": reason}
-        place = str(folder.relative_to(self.run.folder))
-        return _line(folder) | {"reason": reason, "folder": place, "inputs": subject.inputs}
+        place = str(folders[0].relative_to(self.run.folder))
+        return _line(folders[0]) | {"reason": reason, "folder": place, "inputs": subject.inputs}
 
     def _stages(self, subject: _Subject, folder: Path) -> None:
         if not (folder / _BEFORE).exists():

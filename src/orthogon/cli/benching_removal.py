@@ -12,6 +12,7 @@ from orthogon.bench.removal import AS_IT_CAME, label_of
 from orthogon.bench.removal_record import RemovalRecord
 from orthogon.classifier import Classifier
 from orthogon.cli.bench import RemovalBench
+from orthogon.cli.benching_cells import failure
 from orthogon.cli.benching_poisoned import Poisoned, open_poisoned
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import announce, generator, pick_device
@@ -196,18 +197,13 @@ class _Work:
 
     def _tried(self, row: _Row, model: Poisoned) -> dict[str, Any]:
         """A finished cell, or a failed one with its reason."""
+        line: dict[str, Any] = {}
+        told = f"{label_of(row.key)} failed on {model.name}"
         try:
-            return self._finished(row, model)
-        except OSError:
-            raise  # the folder or its disk, so no cell can do better
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-            if not isinstance(error, ValueError | RuntimeError | MemoryError):  # not foreseen: its kind tells more
-                reason = f"{type(error).__name__}: {reason}"
-            self.screen.say(f"{label_of(row.key)} failed on {model.name}: {reason}")
-            return {"status": "failed", "reason": reason}
+            reason = failure(lambda: line.update(self._finished(row, model)), told, self.screen)
         finally:
             model.classifier.cpu()
+        return line if reason is None else {"status": "failed", "reason": reason}
 
     def _finished(self, row: _Row, model: Poisoned) -> dict[str, Any]:
         words = self.words

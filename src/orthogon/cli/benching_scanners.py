@@ -13,6 +13,7 @@ from orthogon import runs
 from orthogon.bench.scanners import ScannerRecord, Truth, cell_of, facts_of, label_of, truth_of
 from orthogon.classifier import Classifier, require_match
 from orthogon.cli.bench import ScannerBench
+from orthogon.cli.benching_cells import failure
 from orthogon.cli.benching_poisoned import names_of, weights_of
 from orthogon.cli.measuring import check_accuracy
 from orthogon.cli.screen import Result, Screen
@@ -197,18 +198,13 @@ class _Work:
 
     def _tried(self, scanner: Scanner, subject: _Subject) -> dict[str, Any]:
         """A finished cell, or a failed one with its reason."""
+        line: dict[str, Any] = {}
+        told = f"{label_of(scanner.name)} failed on {subject.name}"
         try:
-            return self._finished(scanner, subject)
-        except OSError:
-            raise  # the folder or its disk, so no cell can do better
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-            if not isinstance(error, ValueError | RuntimeError | MemoryError):  # not foreseen: its kind tells more
-                reason = f"{type(error).__name__}: {reason}"
-            self.screen.say(f"{label_of(scanner.name)} failed on {subject.name}: {reason}")
-            return {"status": "failed", "reason": reason}
+            reason = failure(lambda: line.update(self._finished(scanner, subject)), told, self.screen)
         finally:
             subject.classifier.cpu()
+        return line if reason is None else {"status": "failed", "reason": reason}
 
     def _finished(self, scanner: Scanner, subject: _Subject) -> dict[str, Any]:
         settings = {"scanner": scanner.name, "settings": settings_of(scanner), "seed": self.words.seed}
