@@ -33,7 +33,7 @@ Commands
   harden      enlarge the class distances of a model (MOTH and its baselines): a new checkpoint, before and after
   remove      take a planted backdoor out of a model, with clean images alone; accuracy and success rate before and after
   scan        is there a backdoor in it? a verdict on a model, or on a folder of them, with pair, trigger and evidence
-  bench       a paper's table on your own models: hardening methods or removers, published figures beside yours
+  bench       a paper's table on your own models: hardening methods, removers, scanners; published figures beside yours
   trojai      the probability that a model has a backdoor, by the interface of TrojAI's containers
   train       train a model, good enough to be measured
   train-decoder  an encoder's way back to images, for pervasive triggers
