@@ -37,7 +37,7 @@ def record(tmp_path: Path) -> dict[str, Any]:
     models = []
     for name, truth in TRUTHS.items():
         aim = {"target": None if truth.target is None else "stop", "victim": None if truth.victim is None else "go"}
-        models.append({"model": name, "path": name, "inputs": {}, "truth": facts_of(truth), "data": "signs"} | aim)
+        models.append({"model": name, "path": name, "inputs": {"model": name}, "truth": facts_of(truth), "data": "signs"} | aim)
     row = {"row": "nc", "label": "Neural Cleanse", "settings": {}, "source": "a paper", "threshold": 2.0, "rule": "a rule"}
     bench = ScannerRecord(tmp_path / "none.json", [row], models)
     bench.put("nc", "clean", scanned(1.0, "clean", []))
