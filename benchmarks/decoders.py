@@ -39,6 +39,7 @@ SHOWN = 8
 
 
 def words() -> argparse.ArgumentParser:
+    """The command's words."""
     made = parser(__doc__, "decoders")
     made.add_argument("--encoder", required=True, help="as orthogon train-decoder takes it")
     made.add_argument("--data", required=True, metavar="D", help="photographs")
@@ -63,6 +64,7 @@ def trained(args: argparse.Namespace, layer: Any, upsampling: Any, screen: Scree
 
 
 def folder_of(args: argparse.Namespace, layer: str, upsampling: str) -> Path:
+    """Where one decoder lies in --out."""
     return args.out / f"{layer}-{upsampling}"
 
 
@@ -79,6 +81,7 @@ def shown(args: argparse.Namespace) -> list[Tensor]:
 
 
 def main() -> None:
+    """Measure what is asked for and is not in the result file yet."""
     args = words().parse_args()
     record, screen = Record(args), Screen()
     asked = [(layer, upsampling) for layer in args.layers for upsampling in args.upsamplings]

@@ -183,6 +183,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def main() -> None:
+    """Measure what is asked for and is not in the result file yet."""
     words = parser(__doc__, "fleet")
     words.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
     words.add_argument("--models", type=int, default=8, help="of the parts that measure speed (default: %(default)s)")

@@ -66,6 +66,7 @@ def exponent(classes: list[int], seconds: list[float]) -> float:
 
 
 def main() -> None:
+    """Measure what is asked for and is not in the result file yet."""
     words = parser(__doc__, "scan-cost")
     words.add_argument("--classes", type=int, nargs="+", default=[10, 43, 200], help="(default: %(default)s)")
     words.add_argument("--per-class", type=int, default=10, help="images to search on (default: %(default)s)")

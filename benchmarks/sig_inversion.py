@@ -189,6 +189,7 @@ def words() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measure what is asked for and is not in the result file yet."""
     args = words().parse_args()
     record, model = Record(args), ModelWords(args.model, args.arch, args.normalization)
     classifier, images = open_subject(model, ImageWords(args.data, args.split, args.subset), args.seed)

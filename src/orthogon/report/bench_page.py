@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orthogon import runs
 from orthogon.matrix import DistanceMatrix
+from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import HeatMap, distance_maps
 from orthogon.report.reading import model_name
@@ -38,17 +39,13 @@ def write_bench(folder: Path) -> Path:
         ValueError: the folder has no bench.json, or one of its files is not what it should be.
         RunError: the files cannot be written.
     """
-    path = folder / "bench.json"
-    if not path.exists():
-        raise ValueError(f"{folder} has no bench.json; let its `orthogon bench` finish a row: the same command goes on")
-    record = runs.read_json(path)
-    try:
-        runs.write_text(folder / "bench.md", bench_markdown(record))
-        page = render("bench.html.j2", **_content(record, folder))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the record of a benchmark: {error!r}") from error
-    runs.write_text(folder / "bench.html", page)
-    return folder / "bench.html"
+    missing = "let its `orthogon bench` finish a row"
+    return write_bench_files(
+        folder / "bench.json",
+        missing,
+        "a benchmark",
+        lambda record: (bench_markdown(record), render("bench.html.j2", **_content(record, folder))),
+    )
 
 
 def bench_table(record: Mapping[str, Any]) -> Table:

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orthogon import runs
 from orthogon.report import colours
+from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import Cell, HeatMap
 from orthogon.report.planted import aim
@@ -46,17 +46,13 @@ def write_scanner_bench(folder: Path) -> Path:
         ValueError: the folder has no such record, or it is not what it should be.
         RunError: the files cannot be written.
     """
-    path = folder / FILE
-    if not path.exists():
-        raise ValueError(f"{folder} has no {FILE}; let its `orthogon bench scanners` finish a cell: the same command goes on")
-    record = runs.read_json(path)
-    try:
-        markdown, page = scanner_bench_markdown(record), render("scanner_bench.html.j2", **_content(record))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the record of a benchmark of scanners: {error!r}") from error
-    runs.write_text(path.with_suffix(".md"), markdown)
-    runs.write_text(path.with_suffix(".html"), page)
-    return path.with_suffix(".html")
+    missing = "let its `orthogon bench scanners` finish a cell"
+    return write_bench_files(
+        folder / FILE,
+        missing,
+        "a benchmark of scanners",
+        lambda record: (scanner_bench_markdown(record), render("scanner_bench.html.j2", **_content(record))),
+    )
 
 
 def scanner_bench_table(record: Mapping[str, Any]) -> Table:

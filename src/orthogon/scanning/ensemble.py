@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import ClassVar
@@ -15,7 +15,7 @@ from orthogon.images import LabelledImages
 from orthogon.matrix import plain
 from orthogon.naming import named, settings_of
 from orthogon.scanning.abs import ABS
-from orthogon.scanning.calibration import shipped
+from orthogon.scanning.calibration import Calibration, shipped
 from orthogon.scanning.distance import Distance
 from orthogon.scanning.evidence import Evidence, Suspect
 from orthogon.scanning.k_arm import KArm
@@ -67,7 +67,7 @@ class Ensemble(Scanner):
     @property
     def rule(self) -> str:
         """What the score is."""
-        if self._calibrated:
+        if self._curves():
             return f"the mean log-odds of {', '.join(self.scanners)}, a backdoor above 0"
         return f"the largest score, less its own threshold, of {', '.join(self.scanners)}, a backdoor above 0"
 
@@ -82,14 +82,15 @@ class Ensemble(Scanner):
                 on_progress((begun + share) / len(self.scanners), f"{member}: {note}")
 
             found[name] = self._member(name).scan(classifier, images, generator, told)
-        values = {name: self._value(name, evidence) for name, evidence in found.items() if evidence.told}
+        curves = self._curves()
+        values = {name: self._value(name, evidence, curves) for name, evidence in found.items() if evidence.told}
         doubts = tuple(f"{name}: {doubt}" for name, evidence in found.items() for doubt in evidence.doubts)
         facts = {
             name: {"score": plain(e.score), "features": dict(e.features), "facts": dict(e.facts)} for name, e in found.items()
         }
         if not values:
             return Evidence(math.nan, facts=facts, doubts=doubts or ("no member has a score",))
-        score = fmean(values.values()) if self._calibrated else max(values.values())
+        score = fmean(values.values()) if curves else max(values.values())
         return Evidence(score, firsts(found, values), {"score": score}, facts, doubts)
 
     def members(self) -> tuple[Scanner, ...]:
@@ -100,14 +101,16 @@ class Ensemble(Scanner):
         own = [change.partition(".")[2] for change in self.changes if change.partition(".")[0] == name]
         return named(MEMBERS, "scanner", name, own)
 
-    @property
-    def _calibrated(self) -> bool:
-        return all(shipped(name, settings_of(self._member(name))) is not None for name in self.scanners)
+    def _curves(self) -> dict[str, Calibration]:
+        """The calibration of each member, by name; none where one of them has none."""
+        found = {member.name: shipped(member.name, settings_of(member)) for member in self.members()}
+        known = {name: curve for name, curve in found.items() if curve is not None}
+        return known if len(known) == len(found) else {}
 
-    def _value(self, name: str, evidence: Evidence) -> float:
-        member = self._member(name)
-        curve = shipped(name, settings_of(member)) if self._calibrated else None
-        return evidence.score - member.threshold if curve is None else log_odds(curve.probability(evidence.features))
+    def _value(self, name: str, evidence: Evidence, curves: Mapping[str, Calibration]) -> float:
+        if name in curves:
+            return log_odds(curves[name].probability(evidence.features))
+        return evidence.score - self._member(name).threshold
 
 
 def log_odds(probability: float) -> float:
