@@ -9,8 +9,8 @@ features. The paper tells an ASR of 97.00 % and an error of 1073.41 (ABS: 39.00 
 alone says little: images without any stamp are near to SIG's, too. Theirs stands beside it, and how the stamps' mean changes of
 an image correlate.
 
-Twice: as printed, where Γ gives every image the same mean and deviation, which alone costs a mean squared error near the
-variances of both over the images; and restored, where every decoded image gets back what Γ took.
+Twice: shared, where Γ gives every image the same mean and deviation (Eq. 1 as printed), which alone costs a mean squared error
+near the variances of both over the images; and own, where it moves those of all images as much.
 
 Writes results/NAME.json and, beside it, NAME.png: rows of test images without a stamp, with SIG's and with each inverted one,
 and what each of the three changes (grey: nothing; four times as strong). The triggers are kept in --keep, so that a command
@@ -44,7 +44,7 @@ from orthogon.methods import PervasiveSettings
 from orthogon.pairs import Outcome, Pair
 from orthogon.planting import TRIGGER_FILE, SavedTrigger, read_trigger
 from orthogon.protocols import InversionSettings, Protocol, Stage
-from orthogon.triggers import Notes, Pervasive, Seen, Trigger
+from orthogon.triggers import Pervasive, Seen, Trigger
 from orthogon.triggers.filter import channel_statistics
 from pictures import difference, write_rows
 
@@ -56,19 +56,8 @@ AT_ONCE = 250
 """Images that are stamped and compared at once."""
 
 
-class Restored(Pervasive):
-    """Pervasive triggers whose Γ is undone: a decoded image gets its own mean and deviation back."""
-
-    def stamp(self, trigger: Trigger, images: Tensor, notes: Notes | None = None) -> Tensor:
-        """As `Pervasive.stamp`, (n, b, 3, h, w), the statistics of each image brought back; what the trigger shifts stays."""
-        mean, deviation = channel_statistics(images)
-        given = {name: trigger[f"clean_{name}"][:, None, :] for name in ("mean", "std")}
-        scale = (deviation / given["std"])[..., None, None]
-        decoded = super().stamp(trigger, images, notes) - given["mean"][..., None, None]
-        return (decoded * scale + mean[..., None, None]).clamp(0, 1)
-
-
-KINDS: dict[str, type[Pervasive]] = {"as printed": Pervasive, "restored": Restored}
+KINDS = ("shared", "own")
+"""Of Γ: `PervasiveSettings.statistics`."""
 
 
 def protocol(args: argparse.Namespace) -> Protocol:
@@ -200,8 +189,8 @@ def main() -> None:
     own = {"search": asdict(protocol(args)), "seed": args.seed, "model": classifier.digest(), "data": images.digest()}
     triggers: dict[str, tuple[Pervasive, Trigger]] = {}
     for kind in args.kinds:
-        family, path = KINDS[kind](**asdict(PervasiveSettings(encoder=args.encoder))), args.keep / f"{kind}.safetensors"
-        told = json.loads(json.dumps({**own, "kind": kind, "measured_by": family.described()}))
+        family, path = Pervasive(**asdict(PervasiveSettings(args.encoder, statistics=kind))), args.keep / f"{kind}.safetensors"
+        told = json.loads(json.dumps({**own, "measured_by": family.described()}))
         trigger = kept(path, told) if f"search, {kind}" in record.parts else None
         if trigger is None:
             print(f"Γ {kind}", flush=True)

@@ -28,6 +28,9 @@ class PervasiveSettings:
     of which the one that fits is taken."""
     upsampling: Literal["random", "zero", "nearest", "swwae"] = "random"
     """Of the decoder; random draws are DECK's, the others its ablations."""
+    statistics: Literal["own", "shared"] = "own"
+    """What an image's mean and deviation become before it is encoded. own: its own, moved as much as every other's, so that a
+    trigger that moves nothing changes nothing; shared: the same for all images (Eq. 1 as printed), a large change by itself."""
     regions: int = 4
     """z: regions along each side of the features, each with a convolution of its own."""
     kernel: int = 3

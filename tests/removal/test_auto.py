@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.removal import AugSAM, remove
-from orthogon.removal.auto import Auto
+from orthogon.removal.auto import Auto, bent_images
 from orthogon.removal.moth import Moth, standard_error
 from orthogon.removal.remover import Work
 
@@ -54,12 +55,39 @@ def test_the_strongest_step_that_keeps_it_is_the_last(
     assert [look.facts["rate"] for look in done.history if look.stage == "auto"] == [0.001]
 
 
+def test_what_costs_nothing_but_on_bent_images_is_taken_back(
+    poisoned: Classifier, clean: LabelledImages, draws: torch.Generator
+) -> None:
+    auto = Auto(rates=(RUINOUS, 0.001), epochs=2, least_updates=0, max_accuracy_loss=0.99, hardening_steps=0)
+    first, second = (note for note in remove(poisoned, clean, auto, draws).notes if "AugSAM" in note)
+    told = re.search(
+        r"taken back: held-out accuracy ([\d.]+)%, at least (-?[\d.]+)% .*; on bent images ([\d.]+)%, at least ([\d.]+)%", first
+    )
+    assert told is not None
+    seen, floor, seen_bent, floor_bent = map(float, told.groups())
+    assert seen > floor
+    assert seen_bent < floor_bent
+    assert "was kept" in second
+
+
+def test_bent_images_are_the_held_out_ones_in_four_ways(poisoned: Classifier, clean: LabelledImages) -> None:
+    made = bent_images(Work(poisoned, clean, clean, torch.Generator().manual_seed(1)))
+    again = bent_images(Work(poisoned, clean, clean, torch.Generator().manual_seed(1)))
+    assert made.labels.tolist() == 4 * clean.labels.tolist()
+    assert torch.equal(made.pixels, again.pixels)
+    ways = made.pixels.float().chunk(4)
+    differences = [(way - clean.pixels).abs().mean() for way in ways]
+    assert all(2 < difference < 60 for difference in differences)
+    assert (ways[0] - ways[1]).abs().mean() > 2
+
+
 def test_it_is_aug_sam_and_then_moth(poisoned: Classifier, clean: LabelledImages) -> None:
     def work() -> Work:
         return Work(copy.deepcopy(poisoned), clean, clean, torch.Generator().manual_seed(1))
 
     at_once = Auto(rates=(0.01,), epochs=1, least_updates=0, hardening_steps=8).remove(work())
     by_hand = work()
+    bent_images(by_hand)
     by_hand.classifier = AugSAM(epochs=1, least_updates=0, learning_rate=0.01).remove(by_hand).requires_grad_(True).eval()
     flat = by_hand.classifier.digest()
     by_hand.classifier = Moth(steps=8, max_accuracy_loss=0.03).remove(by_hand)
@@ -84,6 +112,7 @@ def test_too_few_hardening_steps_are_told_before_any_work(
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"hardening_steps": -1}, "hardening_steps at least 0"),
         ({"max_accuracy_loss": 1.0}, "max_accuracy_loss must be from 0 to below 1"),
+        ({"max_bent_loss": -0.1}, "max_bent_loss must be from 0 to below 1"),
         ({"max_hardening_loss": -0.1}, "max_hardening_loss must be from 0 to below 1, got -0.1"),
     ],
 )

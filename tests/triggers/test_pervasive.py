@@ -44,7 +44,11 @@ def _plain_stamp(family: Pervasive, trigger: Trigger, images: Tensor) -> Tensor:
     for n, b in np.ndindex(*images.shape[:2]):
         x = images[n, b].double()
         mean, std = (trigger[key][n].double()[:, None, None] for key in ("mean", "std"))
-        x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), correction=0, keepdim=True) * std + mean
+        own_mean, own_std = x.mean((1, 2), keepdim=True), x.std((1, 2), correction=0, keepdim=True)
+        if family.statistics == "own":
+            clean_mean, clean_std = (trigger[f"clean_{key}"][n].double()[:, None, None] for key in ("mean", "std"))
+            mean, std = own_mean + mean - clean_mean, own_std * std / clean_std
+        x = (x - own_mean) / own_std * std + mean
         features = encoder(x.float()[None])
         h, w = features.shape[2] // z, features.shape[3] // z
         changed = torch.empty_like(features)
@@ -74,9 +78,9 @@ def test_it_is_a_family_with_its_name_and_unit_and_opens_no_files_before_it_has_
     assert "_opened" not in vars(Pervasive(encoder="nowhere.safetensors"))
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_the_stamp_is_the_paper_s_for_each_trigger_on_its_own_images(kernel: int) -> None:
-    family, images = _family(kernel=kernel), _images(3, 4)
+@pytest.mark.parametrize(("kernel", "statistics"), [(1, "shared"), (3, "shared"), (3, "own")])
+def test_the_stamp_is_the_paper_s_for_each_trigger_on_its_own_images(kernel: int, statistics: str) -> None:
+    family, images = _family(kernel=kernel, statistics=statistics), _images(3, 4)
     trigger = family.realise(_free(family, 3))
     stamped = family.stamp(trigger, images)
     torch.testing.assert_close(stamped, _plain_stamp(family, trigger, images), atol=1e-5, rtol=1e-4)

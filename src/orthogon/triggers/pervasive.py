@@ -31,10 +31,12 @@ _START = 0.3
 _NOISES = 16
 """Draws of the decoder's noise: the images of a row take them in turn, for one for each of them would fill gigabytes."""
 _NUMBERS = (
-    *("regions", "kernel", "seed"),
+    *("statistics", "regions", "kernel", "seed"),
     *("content_weight", "similarity_weight", "smoothness_weight", "statistics_weight"),
 )
 """Settings that sizes hang on beside the networks."""
+_FAINT = 1 / _LEVELS
+"""Deviations of the samples below this count as this one, so that black images can be moved too."""
 _PIXELS = 64 * 32 * 32
 """Pixels that go through the networks at once where no gradient is wanted."""
 
@@ -43,10 +45,12 @@ _PIXELS = 64 * 32 * 32
 class Pervasive(PervasiveSettings):
     """x̂ = decoder(Ψ(encoder(Γ(x)))): an image whose features each region's own convolution has changed (DECK, section IV-B).
 
-    Γ gives each channel of every image the same mean μ and deviation σ (Eq. 1); Ψ cuts the features into z×z regions and puts
-    each through its own m×m convolution over all channels, padded with zeros (Eq. 2). The size is the root of the mean squared
+    Γ learns a mean μ and a deviation σ of each channel, one for all images. With `statistics="own"` it moves an image's own mean
+    by as much as μ differs from the samples', and scales its deviation as much; with "shared" it gives every image μ and σ
+    (Eq. 1), by itself a larger change than the smallest triggers make. Ψ cuts the features into z×z regions and puts each
+    through its own m×m convolution over all channels, padded with zeros (Eq. 2). The size is the root of the mean squared
     difference between the encoder's features of x and x̂ (Eq. 8), over the samples; the paper prints the mean square. Even the
-    identity has a size, by what the encoder loses and by Γ.
+    identity has a size, by what the encoder loses.
 
     The penalty is Eq. 11 without its first term: λ0 content + λ1 (1 - SSIM) + λ2 smooth + norm, for pixels of 0 to 255. The paper
     prints +SSIM, which would push the images apart. An encoder that divides its pixels by d has features about 1/d as large, and
@@ -217,10 +221,7 @@ class Pervasive(PervasiveSettings):
         return identity
 
     def _decoded(self, trigger: Trigger, images: Tensor, places: Int64[Tensor, "n b"]) -> Tensor:
-        mean, deviation = channel_statistics(images)
-        quotient = (images - mean[..., None, None]) / deviation[..., None, None]
-        given = {name: trigger[name][:, None, :, None, None] for name in _MOST}
-        normal = (quotient * given["std"] + given["mean"]).flatten(0, 1)
+        normal = self._normalised(trigger, images).flatten(0, 1)
         encoder, decoder = self._opened.on(images.device)
         with self._arithmetic(images):
             features = self._changed(trigger["kernels"], encoder(normal).unflatten(0, images.shape[:2])).flatten(0, 1)
@@ -230,6 +231,15 @@ class Pervasive(PervasiveSettings):
         if decoded.shape[2:] != images.shape[3:]:
             decoded = F.interpolate(decoded, size=images.shape[3:], mode="bilinear", antialias=True)
         return decoded.view_as(images)
+
+    def _normalised(self, trigger: Trigger, images: Float[Tensor, "n b 3 h w"]) -> Float[Tensor, "n b 3 h w"]:
+        """Γ."""
+        mean, deviation = (value[..., None, None] for value in channel_statistics(images))
+        given = {name: value[:, None, :, None, None] for name, value in trigger.items() if name != "kernels"}
+        if self.statistics == "shared":
+            return (images - mean) / deviation * given["std"] + given["mean"]
+        scale = 1 + (given["std"] - given["clean_std"]) / given["clean_std"].clamp(min=_FAINT)
+        return (images - mean) * scale + mean + given["mean"] - given["clean_mean"]
 
     def _changed(self, kernels: Float[Tensor, "n z z C C m m"], features: Float[Tensor, "n b C h w"]) -> Tensor:
         """Ψ: all regions of all triggers as the groups of one convolution."""
