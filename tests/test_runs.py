@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from orthogon import runs
-from orthogon.runs import OtherSettings, Run, RunError, RunInUse
+from orthogon.runs import DiskFull, OtherSettings, Run, RunError, RunInUse
 
 SETTINGS = {"model": "net.safetensors", "pairs": "all", "seed": 0, "protocol": {"samples": 100}}
 
@@ -190,8 +190,9 @@ def test_a_failed_write_is_explained_and_keeps_the_old_file(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(RunError, match=words) as raised:
         runs.write_json(path, 2)
+    assert isinstance(raised.value, DiskFull) == (number == errno.ENOSPC)
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert path.read_text() == "1\n"
 

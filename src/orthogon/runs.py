@@ -40,6 +40,10 @@ class OtherSettings(RunError):
     """The folder holds a run of other settings, which are listed in the message."""
 
 
+class DiskFull(RunError):
+    """A file does not fit on its disk, or into the quota there."""
+
+
 class RunInUse(RunError):
     """Another process is writing this run now."""
 
@@ -53,7 +57,8 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise RunError(f"cannot write {path}: {reason}") from error
+        kind = DiskFull if error.errno in (ENOSPC, EDQUOT) else RunError
+        raise kind(f"cannot write {path}: {reason}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ from orthogon.cli import main, parse
 from orthogon.cli import report as report_command
 from orthogon.cli.demo import Demo
 from orthogon.cli.subject import generator
+from orthogon.runs import DiskFull
 
 Command = Callable[..., tuple[int, str, str]]
 COMMANDS = (
@@ -113,6 +114,19 @@ def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(report_command.Report, "run", bug)
     with pytest.raises(KeyError):
         command("report", "run")
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), RuntimeError("DefaultCPUAllocator: not enough"), DiskFull("full")])
+def test_what_another_attempt_may_mend_has_a_code_of_its_own(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(report_command.Report, "run", fail)
+    code, out, err = command("report", "run")
+    assert (code, out) == (5, "")
+    assert str(error) in err
 
 
 def test_debug_shows_where_bad_input_was_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

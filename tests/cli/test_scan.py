@@ -204,18 +204,19 @@ def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
 
 
 @pytest.mark.parametrize(
-    ("child", "outcome", "told"),
+    ("child", "outcome", "told", "attempts"),
     [
-        ("import time; time.sleep(60)", "timed out", "not finished after 0.5 seconds"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", "ran out of memory"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "crashed", "signal 6"),
-        ("import sys; print('orthogon scan: near', file=sys.stderr); sys.exit(3)", "near chance", "near"),
-        ("raise ZeroDivisionError('odd')", "crashed", "ZeroDivisionError: odd"),
-        ("pass", "crashed", "exit code 0"),
+        ("import time; time.sleep(60)", "timed out", "not finished after 0.5 seconds", 1),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", "ran out of memory", 2),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "crashed", "signal 6", 2),
+        ("import sys; print('orthogon scan: near', file=sys.stderr); sys.exit(3)", "near chance", "near", 1),
+        ("import sys; print('no memory', file=sys.stderr); sys.exit(5)", "out of memory or disk", "no memory", 2),
+        ("raise ZeroDivisionError('odd')", "crashed", "ZeroDivisionError: odd", 2),
+        ("pass", "crashed", "exit code 0", 1),
     ],
 )
 def test_what_can_become_of_a_process(
-    command: Command, monkeypatch: pytest.MonkeyPatch, child: str, outcome: str, told: str
+    command: Command, monkeypatch: pytest.MonkeyPatch, child: str, outcome: str, told: str, attempts: int
 ) -> None:
     monkeypatch.setattr(scanning_fleet, "_CHILD", child)
     timeout = 0.5 if outcome == "timed out" else 30
@@ -225,6 +226,7 @@ def test_what_can_become_of_a_process(
     for row in json.loads(out)["models"]:
         assert row["outcome"] == outcome
         assert told in row["reasons"][0]
+        assert row["attempts"] == attempts
 
 
 def test_an_interrupted_command_leaves_no_process_behind(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ Exit codes
   2    the input or the command is wrong (the message says what; ORTHOGON_DEBUG=1 shows where)
   3    the model's accuracy is near chance, so distances would mean nothing (--force goes on)
   4    the run folder holds a run of other settings
+  5    memory or disk space ran out; the same command may do where there is more
   10   scan: backdoored; 11: inconclusive; 12: of several models, one could not be scanned
   130  interrupted; the same command goes on from there
 """
@@ -196,10 +197,12 @@ def _run(words: list[str], screen: Screen) -> int:
 def _exit_code(error: Exception) -> int | None:
     """The exit code of what a user can mend; None for a bug, which deserves its traceback."""
     from orthogon.memory import out_of_memory
-    from orthogon.runs import OtherSettings
+    from orthogon.runs import DiskFull, OtherSettings
 
     if isinstance(error, NearChance):
         return 3
     if isinstance(error, OtherSettings):
         return 4
-    return 2 if out_of_memory(error) or isinstance(error, ValueError | OSError | ImportError) else None
+    if out_of_memory(error) or isinstance(error, DiskFull):
+        return 5
+    return 2 if isinstance(error, ValueError | OSError | ImportError) else None

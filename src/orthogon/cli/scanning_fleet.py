@@ -35,7 +35,9 @@ _CHILD = (
     "from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 _REFUSED = {2: "cannot be scanned", 3: "near chance", 4: "other settings"}
-"""Outcomes by the exit code of `orthogon scan` of one model, where that has no verdict."""
+"""Outcomes by the exit code of `orthogon scan` of one model, where that has no verdict and no other attempt would bring one."""
+_FAILED = {**_REFUSED, 5: "out of memory or disk"}
+"""The same, with the outcomes that another attempt may change."""
 _GIB = 2.0
 """Free memory for each model that is scanned at once, where nobody says how many."""
 _NAME_BYTES = 100
@@ -235,7 +237,7 @@ def _failed(ended: Ended, timeout: float) -> tuple[str, str]:
         return "killed", "the system ended the process: most likely it ran out of memory"
     if ended.code < 0:
         return "crashed", f"the process was ended by the signal {-ended.code}: {reason}"
-    return _REFUSED.get(ended.code, "crashed"), reason.removeprefix("orthogon scan: ")
+    return _FAILED.get(ended.code, "crashed"), reason.removeprefix("orthogon scan: ")
 
 
 def _outcome_file(job: Job) -> Path:
