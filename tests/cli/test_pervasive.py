@@ -28,8 +28,20 @@ from pervasive_networks import drawn
 Command = Callable[..., tuple[int, str, str]]
 Result = Callable[..., dict[str, Any]]
 CHOSEN = ("--encoder", "net.safetensors", "--encoder-layer", "pool2", "--encoder-scale", "caffe", "--encoder-resolution", "64")
-CHOSEN = (*CHOSEN, "--decoder", "runs", "--upsampling", "zero", "--regions", "2", "--content-weight", "0.5")
-SETTINGS = PervasiveSettings("net.safetensors", "pool2", "caffe", 64, "runs", "zero", 2, content_weight=0.5)
+CHOSEN = (
+    *CHOSEN,
+    "--decoder",
+    "runs",
+    "--upsampling",
+    "zero",
+    "--statistics",
+    "shared",
+    "--regions",
+    "2",
+    "--content-weight",
+    "0.5",
+)
+SETTINGS = PervasiveSettings("net.safetensors", "pool2", "caffe", 64, "runs", "zero", "shared", 2, content_weight=0.5)
 
 
 @pytest.fixture(autouse=True, scope="module")
