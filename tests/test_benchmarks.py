@@ -261,27 +261,6 @@ def test_times_to_the_same_increase_count_only_models_within_the_bound(load) -> 
     assert math.isnan(bench.summarised(parts, [Pair(0, 1), Pair(1, 0)], 0.01)["ratio"])
 
 
-def test_an_image_gets_its_own_statistics_back(load, generator: torch.Generator) -> None:
-    """Without a decoder, an unchanged image stays what it is, and what a trigger shifts goes by the image's deviation."""
-    module = load("sig_inversion")
-    images = 0.3 + 0.4 * torch.rand(1, 5, 3, 6, 6, generator=generator)
-    mean, deviation = images.mean((3, 4)), images.std((3, 4), correction=0)
-    clean = {"clean_mean": mean.mean(1), "clean_std": deviation.mean(1)}
-
-    class Plain(module.Restored):  # type: ignore[misc, name-defined]
-        """Γ alone, whose arithmetic is written out here."""
-
-        def _decoded(self, trigger: Any, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-            quotient = (images - mean[..., None, None]) / deviation[..., None, None]
-            return quotient * trigger["std"][:, None, :, None, None] + trigger["mean"][:, None, :, None, None]
-
-    unchanged = {"mean": clean["clean_mean"], "std": clean["clean_std"], **clean}
-    torch.testing.assert_close(Plain().stamp(unchanged, images), images)
-    brighter = unchanged | {"mean": clean["clean_mean"] + 0.01}
-    share = (deviation / clean["clean_std"][:, None])[..., None, None]
-    torch.testing.assert_close(Plain().stamp(brighter, images), images + 0.01 * share)
-
-
 def test_stamps_are_compared_in_grey_levels(load, generator: torch.Generator) -> None:
     module = load("sig_inversion")
     pixels = torch.randint(20, 200, (7, 3, 4, 5), dtype=torch.uint8, generator=generator)

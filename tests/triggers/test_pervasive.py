@@ -101,6 +101,22 @@ def test_the_identity_gives_an_image_back_whose_statistics_are_the_samples_own()
     assert penalty.item() == pytest.approx(0.05 * float(smooth), rel=1e-3)
 
 
+def test_images_of_different_brightness_keep_it_unless_the_statistics_are_shared() -> None:
+    cells = torch.rand(1, 1, 3, 4, 6, generator=torch.Generator().manual_seed(3)) * 0.2 + 0.2
+    image = cells.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    images = torch.cat([image, image + 0.3, 2 * image], dim=1)
+    family = Pervasive(networks=exact(), regions=2)
+    unchanged = _identity(family, images)
+    torch.testing.assert_close(family.stamp(unchanged, images), images, atol=1e-4, rtol=0)
+    moved = family.stamp(unchanged | {"mean": unchanged["mean"] + 0.05}, images)
+    torch.testing.assert_close(moved, images + 0.05, atol=1e-4, rtol=0)
+    wider = family.stamp(unchanged | {"std": unchanged["std"] * 1.1}, images)
+    own = images.mean((3, 4), keepdim=True)
+    torch.testing.assert_close(wider, own + 1.1 * (images - own), atol=1e-4, rtol=0)
+    shared = replace(family, statistics="shared").stamp(unchanged, images)
+    assert float(shared.mean((2, 3, 4)).std()) < 1e-4 < float(images.mean((2, 3, 4)).std())
+
+
 def test_the_size_is_the_root_of_the_content_and_needs_images() -> None:
     family, images = _family(), _images(2, 5)
     trigger = family.realise(_free(family, 2))
