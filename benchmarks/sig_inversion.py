@@ -162,6 +162,7 @@ def shown(clean: LabelledImages, others: list[LabelledImages]) -> list[Tensor]:
 
 
 def words() -> argparse.ArgumentParser:
+    """The command line."""
     made = parser(__doc__, "sig-inversion")
     add_subject(made)
     made.set_defaults(split="train", subset="fraction:0.05")

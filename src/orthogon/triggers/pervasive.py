@@ -233,12 +233,13 @@ class Pervasive(PervasiveSettings):
         return decoded.view_as(images)
 
     def _normalised(self, trigger: Trigger, images: Float[Tensor, "n b 3 h w"]) -> Float[Tensor, "n b 3 h w"]:
-        """Γ."""
-        mean, deviation = (value[..., None, None] for value in channel_statistics(images))
+        """Γ: the images with other means and deviations of their channels."""
         given = {name: value[:, None, :, None, None] for name, value in trigger.items() if name != "kernels"}
         if self.statistics == "shared":
+            mean, deviation = (value[..., None, None] for value in channel_statistics(images))
             return (images - mean) / deviation * given["std"] + given["mean"]
         scale = 1 + (given["std"] - given["clean_std"]) / given["clean_std"].clamp(min=_FAINT)
+        mean = images.mean((-2, -1), keepdim=True)
         return (images - mean) * scale + mean + given["mean"] - given["clean_mean"]
 
     def _changed(self, kernels: Float[Tensor, "n z z C C m m"], features: Float[Tensor, "n b C h w"]) -> Tensor:
