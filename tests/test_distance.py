@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orthogon import distance
+from orthogon import distance, frozen
 from orthogon.classifier import Classifier
 from orthogon.distance import Measurement, Progress, measure
 from orthogon.frozen import Speed
@@ -158,7 +158,7 @@ def test_whether_to_compile_does_not_hang_on_what_is_left(everything: Measuremen
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distance, "Engine", engine)
-    monkeypatch.setattr(distance, "_WORTH_COMPILING", TINY.settings.image_steps * 12)
+    monkeypatch.setattr(frozen, "_WORTH_COMPILING", TINY.settings.image_steps * 12)
     for finished in ({}, {i.pair: i for i in everything.inversions[:8]}):
         with pytest.raises(KeyboardInterrupt):
             _measured(speed=None, finished=finished)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier, require_match
 from orthogon.engine import Engine
-from orthogon.frozen import Speed
+from orthogon.frozen import Speed, speed_for
 from orthogon.images import LabelledImages, shuffled
 from orthogon.inversion import Request, invert
 from orthogon.machine import device_of, free_gib
@@ -97,7 +97,7 @@ def measure(
     usable = ledger.usable(images.counts(), protocol.samples)
     if any(pair not in ledger.done for pair in usable):
         classifier.to(device or device_of(classifier))
-        speed = speed or _speed(classifier, protocol.settings.image_steps * len(usable) * draws)
+        speed = speed or speed_for(classifier, protocol.settings.image_steps * len(usable) * draws)
         search = _Search(classifier, _Samples(images, protocol.samples, draws, seed), usable, family, protocol, speed, ledger)
         Parts(_group(search.engine, family, protocol.settings, draws, memory))(search.part, len(usable))
         ledger.tell(1.0)
@@ -108,8 +108,6 @@ def measure(
     return Measurement(_matrix(inversions, classifier.classes, protocol, family, facts), inversions)
 
 
-_WORTH_COMPILING = 300_000
-"""Image-steps from which a compiled copy wins back the seconds that compiling takes, on two cores."""
 _PAIRS_AT_ONCE = {"cpu": 16, "cuda": 96}
 """Sixteen pairs fill a CPU's batches, and an interruption loses no more than their work."""
 
@@ -249,14 +247,6 @@ def _chosen(protocol: str | Protocol, samples: int | None, family: TriggerFamily
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     return protocol if samples is None else replace(protocol, samples=samples)
-
-
-def _speed(classifier: Classifier, image_steps: int) -> Speed:
-    """Compiled where the job is long enough; chunks that stay in a CPU's caches, or fill a GPU."""
-    _, height, width = classifier.image_shape
-    at_32 = 2048 if device_of(classifier).type == "cuda" else 128
-    chunk = max(8, int(at_32 * (32 * 32) / (height * width)))
-    return Speed(compile=image_steps >= _WORTH_COMPILING, chunk=chunk)
 
 
 def _group(engine: Engine, family: TriggerFamily, settings: InversionSettings, draws: int, memory: float | None) -> int:

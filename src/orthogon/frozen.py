@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from orthogon.classifier import Classifier
-from orthogon.machine import fast_precision, has_compiler
+from orthogon.machine import device_of, fast_precision, has_compiler
 from orthogon.memory import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,19 @@ class Speed:
     """Fold normalisation layers, or reduce them to one multiply-add; never done to a network that carries hooks."""
     pad: bool = True
     """Fill the last pass up, so that an image's result does not depend on how many are beside it; a compiled copy always does."""
+
+
+_WORTH_COMPILING = 300_000
+"""Image-steps from which a compiled copy wins back the seconds that compiling takes, on two cores."""
+
+
+def speed_for(classifier: Classifier, image_steps: int) -> Speed:
+    """For a job of so many images times gradient steps: compiled where it is long enough, in chunks that stay in a CPU's caches,
+    or fill a GPU."""
+    _, height, width = classifier.image_shape
+    at_32 = 2048 if device_of(classifier).type == "cuda" else 128
+    chunk = max(8, int(at_32 * (32 * 32) / (height * width)))
+    return Speed(compile=image_steps >= _WORTH_COMPILING, chunk=chunk)
 
 
 class FrozenCopy:

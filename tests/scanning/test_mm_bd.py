@@ -9,7 +9,8 @@ from scipy.special import digamma, gammainc
 from torch import nn
 
 from orthogon.classifier import Classifier
-from orthogon.scanning import Decision, scan
+from orthogon.frozen import Speed
+from orthogon.scanning import Decision, mm_bd, scan
 from orthogon.scanning.mm_bd import MMBD, largest_margins, p_value
 
 STRENGTHS = (2.0, 1.5, 2.5, 1.8, 2.2, 30.0)
@@ -30,6 +31,17 @@ def test_the_largest_margin_of_a_linear_classifier(generator: torch.Generator) -
     assert found == pytest.approx(list(STRENGTHS), rel=0.02)
     assert told[-1] == 1.0
     assert told == sorted(told)
+
+
+def test_margins_do_not_hang_on_the_classes_that_are_searched_beside(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 5  # few, so that what is found depends on where the searches began
+    beside = largest_margins(classifier(), 4, steps, 0.05, generator)
+    monkeypatch.setattr(mm_bd, "speed_for", lambda *_: Speed(chunk=4))
+    alone = largest_margins(classifier(), 4, steps, 0.05, torch.Generator().manual_seed(generator.initial_seed()))
+    assert beside == pytest.approx(alone, rel=1e-2)
+    assert max(alone) < max(STRENGTHS) - 0.1
 
 
 def test_the_p_value_by_the_equations_of_the_gamma_distribution() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from orthogon.classifier import Classifier
 from orthogon.engine import leads_of
 from orthogon.evaluate import evaluating
-from orthogon.frozen import FrozenCopy
+from orthogon.frozen import FrozenCopy, speed_for
 from orthogon.images import LabelledImages
 from orthogon.machine import device_of
 from orthogon.matrix import plain
@@ -104,25 +104,26 @@ def largest_margins(
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> list[float]:
     """The largest margin found of each class: its logit less the largest other one, in float32 by the classifier itself."""
-    device = device_of(classifier)
+    device, classes, found = device_of(classifier), len(classifier.classes), list[float]()
 
     def negative_margin(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         return -leads_of(logits, targets)
 
+    speed = speed_for(classifier, classes * starts * steps)
     with evaluating(classifier):
-        copy = FrozenCopy(classifier, negative_margin, device)
-    classes, found = len(classifier.classes), list[float]()
-    weights = torch.ones(starts, device=device)
-    for target in range(classes):
-        images = torch.rand(starts, *classifier.image_shape, generator=generator).to(device)
-        targets = torch.full((starts,), target, dtype=torch.int64, device=device)
+        copy = FrozenCopy(classifier, negative_margin, device, speed)
+    for some in torch.arange(classes).split(max(1, speed.chunk // starts)):  # as many as fill a chunk
+        images = torch.rand(len(some) * starts, *classifier.image_shape, generator=generator).to(device)
+        targets = some.repeat_interleave(starts).to(device)
+        weights = torch.ones(len(images), device=device)
         for step in range(steps):
             _, pull = copy.gradient(images, targets, weights)
             images = (images - rate * pull.float()).clamp_(0, 1)
             if step % 20 == 0:
-                on_progress((target + step / steps) / classes)
+                on_progress((len(found) + len(some) * step / steps) / classes)
         with evaluating(classifier), torch.no_grad():
-            found.append(float(leads_of(classifier(images).float(), targets).max()))
+            leads = leads_of(classifier(images).float(), targets)
+        found += leads.view(len(some), starts).amax(1).tolist()
     on_progress(1.0)
     return found
 
