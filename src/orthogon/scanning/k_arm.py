@@ -14,6 +14,7 @@ from torch import Tensor
 from orthogon.classifier import Classifier
 from orthogon.engine import Engine
 from orthogon.evaluate import evaluating
+from orthogon.frozen import Speed
 from orthogon.images import LabelledImages, shuffled
 from orthogon.inversion import Request, invert
 from orthogon.machine import device_of
@@ -207,7 +208,9 @@ class _Bandit:
         self._family = FAMILIES["patch"]
         drawn = [_drawn(images, pair, settings.samples, generator) for pair in arms]
         count = min(len(pixels) for pixels in drawn)
-        self._engine = Engine(classifier, torch.stack([pixels[:count] for pixels in drawn]), _search(settings.pull, count))
+        search = _search(settings.pull, count)
+        one_batch = Speed(chunk=search.stages[0].batch)  # an arm is searched alone, and passes are filled up
+        self._engine = Engine(classifier, torch.stack([pixels[:count] for pixels in drawn]), search, one_batch)
         channels, height, width = classifier.image_shape
         self._arms = [_Played(pair, float(channels * height * width), row) for row, pair in enumerate(arms)]
 
