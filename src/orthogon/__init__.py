@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orthogon.results import write_triggers
     from orthogon.scanning import SCANNERS, scan
     from orthogon.training import fit
-    from orthogon.triggers import FAMILIES, Filter, Patch, TriggerFamily, Warp
+    from orthogon.triggers import FAMILIES, Additive, Filter, Patch, TriggerFamily, Warp
 
     __version__: str
 
@@ -47,6 +47,7 @@ __all__ = [
     "PROTOCOLS",
     "REMOVERS",
     "SCANNERS",
+    "Additive",
     "Attack",
     "Classifier",
     "DistanceMatrix",
@@ -120,7 +121,7 @@ _HOMES = {
     "results": ("write_triggers",),
     "scanning": ("SCANNERS", "scan"),
     "training": ("fit",),
-    "triggers": ("FAMILIES", "Filter", "Patch", "TriggerFamily", "Warp"),
+    "triggers": ("FAMILIES", "Additive", "Filter", "Patch", "TriggerFamily", "Warp"),
 }
 _HOME_OF = {name: f"orthogon.{module}" for module, names in _HOMES.items() for name in names}
 

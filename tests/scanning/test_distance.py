@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student_t
 
 from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.scanning import Decision, Suspect, scan
-from orthogon.scanning.distance import Distance, _Look, expected_largest, largest_size, ranked, smooth_maximum, spread_of
+from orthogon.scanning.distance import (
+    Distance,
+    _Look,
+    below_the_others,
+    expected_largest,
+    largest_size,
+    ranked,
+    smooth_maximum,
+    spread_of,
+)
 from orthogon.triggers import FAMILIES
 
 Toy = Callable[..., Classifier]
+CLEAN_SPREADS = (0.3, 1.2, 0.7, 0.25)
+"""Of the four families' sizes, between targets."""
 QUICK = Distance(families=("patch",), samples=8)
 
 
@@ -42,18 +55,41 @@ def test_the_largest_of_so_many_draws_is_what_is_expected(count: int) -> None:
     assert expected_largest(count) == pytest.approx(draws.mean(), abs=0.06)
 
 
+def test_far_below_the_others_is_what_seldom_happens() -> None:
+    """Of targets that differ as clean models' do, the smallest passes a quantile no more often than the quantile says."""
+    draws = np.random.default_rng(0)
+    largest = np.array([max(below_the_others(draws.normal(3.0, 0.4, 8).tolist(), 0.4)) for _ in range(2000)])
+    for quantile in (1.0, 1.5, 2.0):
+        expected = 1 - NormalDist().cdf(quantile)
+        assert 0.2 * expected < np.mean(largest > quantile) < expected
+
+
+def test_a_moderated_t_statistic_by_hand() -> None:
+    values = [2.0, 3.0, 3.5, 2.5]
+    others = np.array(values[1:])
+    variance = (2 * others.var(ddof=1) + 8 * 0.3**2) / 10
+    chance = float(student_t.sf((others.mean() - 2.0) / math.sqrt(variance * 4 / 3), 10))
+    found = below_the_others(values, 0.3)
+    assert found[0] == pytest.approx(-NormalDist().inv_cdf(1 - (1 - chance) ** 4))
+    assert found[0] == max(found)
+    assert math.isfinite(below_the_others([-1e6, 0.0, 0.0, 0.0], 0.3)[0])
+    assert below_the_others([1.0, 1.0, 1.0, 1.0], 0.3) == pytest.approx([below_the_others([2.0] * 4, 0.3)[0]] * 4)
+
+
 def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
-    """Normal logarithms with a deviation of 0.5, ten classes, three families: about one in twenty."""
+    """Ten targets that differ as clean models' do, and pairs that differ from that by their least spread: few in a hundred."""
     draws, own = np.random.default_rng(0), ~np.eye(10, dtype=bool)
 
-    def kinds() -> list[float]:
-        universal, pairs = draws.normal(0, 0.5, 10), draws.normal(0, 0.5, (10, 10))
-        (median, spread), (middle, width) = spread_of(universal.tolist()), spread_of(pairs[own].tolist())
+    def kinds(spread: float) -> list[float]:
+        targets = draws.normal(0, spread, 10)
+        pairs = targets + draws.normal(0, 0.3, (10, 10))
+        columns = np.array([np.median(pairs[own[:, t], t]) for t in range(10)])
+        middle, width = spread_of(pairs[own].tolist())
         nearer = ((np.minimum(middle, pairs.T) - pairs) / width)[own].max()
-        return [(median - universal.min()) / spread - expected_largest(10), nearer - expected_largest(45)]
+        return [max(below_the_others(((targets + columns) / 2).tolist(), spread)), nearer - expected_largest(45)]
 
-    scores = [smooth_maximum([value for _ in range(3) for value in kinds()]) for _ in range(1000)]
-    assert 0.03 < np.mean(np.array(scores) > Distance().flagged_above) < 0.08
+    scores = [smooth_maximum([value for spread in CLEAN_SPREADS for value in kinds(spread)]) for _ in range(600)]
+    assert 0.005 < np.mean(np.array(scores) > Distance().flagged_above) < 0.05
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
@@ -66,7 +102,7 @@ def test_a_universal_trigger_explains_the_pairs_to_its_target() -> None:
         return Suspect(Pair(victim, target), score, family)
 
     found = [suspect(2, 0, 3.5), suspect(None, 0, 2.8), suspect(None, 1, 0.5), suspect(3, 1, 0.9), suspect(4, 0, 4.0, "filter")]
-    told = [(s.pair, s.family, s.score) for s in ranked(found, 1.0)]
+    told = [(s.pair, s.family, s.score) for s in ranked(found)]
     assert told[:3] == [(Pair(4, 0), "filter", 4.0), (Pair(None, 0), "patch", 3.5), (Pair(2, 0), "patch", 3.5)]
     assert told[3:] == [(Pair(3, 1), "patch", 0.9), (Pair(None, 1), "patch", 0.5)]
 
@@ -75,10 +111,24 @@ def test_near_both_ways_is_natural_and_near_one_way_is_not(toy: Toy, rows: Label
     logs = {Pair(a, b): 5.0 + 0.5 * ((a + b) % 3) for a in range(6) for b in range(6) if a != b}
     logs |= {Pair(0, 1): 2.0, Pair(1, 0): 2.0, Pair(2, 3): 2.0}
     seen = look(toy(), rows, logs)
-    median, spread = spread_of(list(logs.values()))
-    assert seen._nearer(Pair(0, 1)) == 0.0
-    assert seen._nearer(Pair(2, 3)) == pytest.approx(min(median - 2.0, logs[Pair(3, 2)] - 2.0) / spread)
-    assert seen._nearest()[0] == Pair(2, 3)
+    (median, spread), chance, scores = spread_of(list(logs.values())), expected_largest(15), seen.pairs()
+    assert scores[Pair(0, 1)] == -chance
+    assert scores[Pair(2, 3)] == pytest.approx(min(median - 2.0, logs[Pair(3, 2)] - 2.0) / spread - chance)
+    assert max(scores, key=scores.__getitem__) == Pair(2, 3)
+
+
+def test_a_target_counts_by_its_universal_trigger_and_the_pairs_that_lead_there(toy: Toy, rows: LabelledImages) -> None:
+    logs = {Pair(None, t): 4.0 + 0.1 * t for t in range(6)} | {
+        Pair(a, b): 3.0 + 0.1 * a for a in range(6) for b in range(6) if a != b
+    }
+    logs[Pair(None, 2)] = 2.0
+    alone = look(toy(), rows, {pair: log for pair, log in logs.items() if pair.victim is None}).targets()
+    logs |= {Pair(a, 2): 1.0 for a in range(6) if a != 2}
+    logs |= {Pair(None, 3): 1.9}  # a universal trigger that no pair bears out
+    both = look(toy(), rows, logs).targets()
+    assert max(alone, key=alone.__getitem__) == max(both, key=both.__getitem__) == Pair(None, 2)
+    assert alone == dict(zip(alone, below_the_others([logs[p] if p.target != 3 else 4.3 for p in alone], 0.3), strict=True))
+    assert both[Pair(None, 3)] < both[Pair(None, 2)] - 1
 
 
 def test_a_search_that_finds_nothing_counts_as_its_best_attempt_and_what_that_misses(toy: Toy, rows: LabelledImages) -> None:
@@ -102,8 +152,8 @@ def test_a_universal_backdoor_is_found_and_a_clean_model_is_not_flagged(
     assert told == sorted(told)
     assert told[-1] == 1.0
     features = verdict.evidence[0].features
-    assert set(features) == {"patch.universal", "patch.universal_share", "patch.pair", "patch.pair_share"}
-    assert verdict.score == pytest.approx(smooth_maximum([features["patch.universal"], features["patch.pair"]]))
+    assert set(features) == {"patch.target", "patch.target_share", "patch.pair", "patch.pair_share"}
+    assert verdict.score == pytest.approx(smooth_maximum([features["patch.target"], features["patch.pair"]]))
     clean = scan(toy(), rows, QUICK, generator)
     assert clean.decision is Decision.CLEAN
     assert clean.suspects == ()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orthogon.triggers import FAMILIES, Filter, Patch, Trigger, TriggerFamily, Warp
+from orthogon.triggers import FAMILIES, Additive, Filter, Patch, Trigger, TriggerFamily, Warp
 
 SHAPE = (3, 5, 4)
 
@@ -84,6 +84,15 @@ def _plain_warp_size(trigger: Trigger) -> Tensor:
     return ((squares + 1e-10).sqrt() - 1e-5).mean((1, 2))
 
 
+def _plain_additive(trigger: Trigger, images: Tensor) -> Tensor:
+    return (images + trigger["change"][:, None]).clamp(0, 1)
+
+
+def _plain_additive_size(trigger: Trigger) -> Tensor:
+    """Rounded off below a ten thousandth of a grey level."""
+    return ((255 * trigger["change"]).square().mean((1, 2, 3)) + 1e-8).sqrt() - 1e-4
+
+
 class Row(NamedTuple):
     """A family, its unit, the most that each searched tensor can be, and the formulas of stamp and size, written plainly."""
 
@@ -106,6 +115,14 @@ FAMILIES_UNDER_TEST = {
         _plain_filter_size,
     ),
     "warp": Row(Warp(), "mean displacement in pixels", {"field": 8.0}, _plain_warp, _plain_warp_size, -8.0),
+    "additive": Row(
+        Additive(),
+        "root mean square change in grey levels of 255",
+        {"change": 1.0},
+        _plain_additive,
+        _plain_additive_size,
+        -1.0,
+    ),
 }
 
 every_family = pytest.mark.parametrize("name", list(FAMILIES_UNDER_TEST))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
+from scipy.stats import t as student_t
 
 from orthogon.classifier import Classifier
 from orthogon.distance import measure
@@ -25,7 +26,17 @@ from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES, TriggerFamily
 
 _LEAST_SPREAD = 0.3
-"""Deviation of the logarithms of sizes below which it counts as this: searches of one pair differ by so much."""
+"""Deviation of the logarithms of pairs' sizes below which it counts as this: twice of what searches of one pair differ by."""
+_CLEAN_SPREADS = {"patch": 0.3, "filter": 1.2, "warp": 0.7, "additive": 0.25}
+_CLEAN_SPREAD = 0.3
+"""Deviation of the logarithms of sizes between the targets of clean models, by family; the second of one that is not named. From
+three models of the zoo: cifar10-resnet20-clean-1 and -2, and signs-clean."""
+_CLEAN_DEGREES = 8
+"""Targets that this counts like, beside those of the model that is scanned."""
+_EXPLAINS = 1.0
+"""Score of a target from which its universal trigger is told before the pairs that lead to it."""
+_SURE = 1e-12
+"""Probability from which on no difference is made."""
 _SHORTFALL = 3.0
 """What missing all samples adds to the logarithm of a size: missing a tenth counts as a third more."""
 _SHARPNESS = 3.0
@@ -34,10 +45,10 @@ _RANKED = 10
 """Images per class by which a partial probe's victims are ranked."""
 _MOST_BROKEN = 0.1
 """Share of a family's searches that may meet numbers that are not finite; with more, the others have nothing to stand out of."""
-_SHOWN = 4
-"""Suspects that are kept, of all families."""
-_PROBED, _SCREENED = 0.25, 0.55
-"""Shares of a family's work that are done when the universal probes, and the pairs, are known."""
+_NEAREST = 2
+"""Classes, and pairs, that a family names as suspects."""
+_PROBED, _QUICK = 0.35, 0.9
+"""Share of a family's quick searches that are universal probes, and of a scan's work that all quick searches are."""
 
 _PAIRS = Protocol(
     "screen",
@@ -68,32 +79,33 @@ _AGAIN = Protocol(
 
 @dataclass(frozen=True)
 class Distance(Scanner):
-    """Class distances of three trigger families, patch, filter and warp; what stands out of them is suspicious.
+    """Class distances of four trigger families, patch, filter, warp and additive; what stands out of them is suspicious.
 
     For each family: (1) a universal trigger per class is probed quickly. (2) Pairs are screened: all of them where there are few
     classes; of many, those that a partial probe per class names, a trigger that needs to turn only as many images as one or two
-    classes have, and so shows which class it turns the most easily. (3) The nearest classes and pairs are inverted thoroughly,
-    for the triggers that are shown.
+    classes have, and so shows which class it turns the most easily. (3) Of all families, the most suspicious classes and pairs
+    are inverted thoroughly, for the triggers that are shown.
 
-    A universal trigger is as suspicious as it lies below the median of all classes' ones; a pair, as it lies below the median of
-    all pairs and below the way back, whichever is less: classes that look alike are near both ways, a planted backdoor leads one
-    way. Both are counted in deviations of the logarithms of sizes (1.4826 times the median absolute deviation), less what the
-    largest of so many draws from a normal distribution comes to. The score is a smooth maximum of both over all families.
+    A target is as suspicious as its size lies below the other targets': the size of its universal trigger, and that of the pairs
+    that lead there, on average. How far is counted by a moderated t-statistic (Smyth 2004), since few classes tell little of how
+    much targets differ; it is told as what a normal distribution leads to as seldom, the number of classes allowed for. A pair is
+    as suspicious as it lies below the median of all pairs and below the way back, whichever is less: classes that look alike are
+    near both ways, a planted backdoor leads one way. This is counted in deviations of the logarithms of sizes (1.4826 times the
+    median absolute deviation), less what the largest of so many draws from a normal distribution comes to. The score is a smooth
+    maximum of both over all families.
     """
 
-    families: tuple[str, ...] = ("patch", "filter", "warp")
+    families: tuple[str, ...] = ("patch", "filter", "warp", "additive")
     """Of triggers."""
     samples: int = 50
     """Images per victim to search and judge on; fewer where a class has fewer."""
     pairs_per_class: int = 9
     """Pairs screened of each target class, in both directions; all of them where there are no more."""
-    universal_again: int = 2
-    """Nearest classes whose universal triggers are inverted thoroughly, per family."""
-    pairs_again: int = 2
-    """Nearest pairs that are inverted thoroughly, per family."""
+    again: int = 4
+    """Most suspicious classes and pairs, of all families, that are inverted thoroughly and told."""
     flagged_above: float = 2.5
-    """Score above which a model without a calibration is called backdoored. If the logarithms of ten classes' sizes were drawn
-    from normal distributions with a deviation of 0.5, one model in twenty would be flagged; with 0.3, none in a hundred."""
+    """Score above which a model without a calibration is called backdoored. If the sizes of ten targets differed by chance alone
+    as those of clean models do, one model in forty would be flagged; with half as much more between them, one in ten."""
 
     name: ClassVar[str] = "distance"
     source: ClassVar[str] = "orthogon: class distances (MOTH, section III) of several families, compared among the classes"
@@ -103,8 +115,8 @@ class Distance(Scanner):
             raise ValueError(f"families {', '.join(unknown)} are none of {', '.join(FAMILIES)}")
         if not self.families:
             raise ValueError("families must name one or more, got none")
-        if min(self.samples, self.pairs_per_class, self.universal_again, self.pairs_again) < 1:
-            raise ValueError("samples, pairs_per_class, universal_again and pairs_again must be at least 1")
+        if min(self.samples, self.pairs_per_class, self.again) < 1:
+            raise ValueError("samples, pairs_per_class and again must be at least 1")
 
     @property
     def threshold(self) -> float:
@@ -125,25 +137,29 @@ class Distance(Scanner):
         """How far the nearest class and the nearest pair stand out, in each family."""
         assert images is not None  # the harness sees to it
         samples = min(self.samples, min(images.counts()))
-        looks = []
+        looks, width = dict[str, _Look](), _QUICK / len(self.families)
         for number, family in enumerate(self.families):
-            begun, width = number / len(self.families), 1 / len(self.families)
-            look = _Look(self, classifier, images, family, samples, generator)
-            looks.append(look.taken(lambda share, note, b=begun, w=width: on_progress(b + w * share, note)))
-        suspects = ranked([suspect for seen in looks for suspect in seen.suspects], self.flagged_above)
-        features = {name: value for seen in looks for name, value in seen.features.items()}
-        score = smooth_maximum([features[f"{seen.family}.{kind}"] for seen in looks for kind in ("universal", "pair")])
-        if max(seen.broken for seen in looks) > _MOST_BROKEN:
+            looks[family] = _Look(self, classifier, images, family, samples, generator)
+            looks[family].search(lambda share, note, begun=number * width: on_progress(begun + width * share, note))
+        suspects = ranked([suspect for look in looks.values() for suspect in look.suspects()])[: self.again]
+        for number, family in enumerate(wanted := {s.family: None for s in suspects if s.family}):
+            width = (1 - _QUICK) / len(wanted)
+            told = part_of(on_progress, _QUICK + number * width, width, f"{family}: the most suspicious again")
+            looks[family].invert([suspect.pair for suspect in suspects if suspect.family == family], told)
+        features = {name: value for look in looks.values() for name, value in look.features().items()}
+        score = smooth_maximum([features[f"{family}.{kind}"] for family in looks for kind in ("target", "pair")])
+        if max(look.broken for look in looks.values()) > _MOST_BROKEN:
             score = math.nan
-        facts = {"samples": samples, **{seen.family: seen.facts for seen in looks}}
-        return Evidence(score, tuple(suspects[:_SHOWN]), features, facts, tuple(d for seen in looks for d in seen.doubts))
+        shown = tuple(replace(s, inversion=looks[s.family].smallest(s.pair)) for s in suspects if s.family)
+        facts = {"samples": samples, **{family: look.facts() for family, look in looks.items()}}
+        return Evidence(score, shown, features, facts, tuple(doubt for look in looks.values() for doubt in look.doubts()))
 
 
-def ranked(suspects: Sequence[Suspect], flagged_above: float) -> list[Suspect]:
+def ranked(suspects: Sequence[Suspect]) -> list[Suspect]:
     """The most suspicious first; a universal trigger that is suspicious enough goes before the pairs to its target."""
 
     def explained(suspect: Suspect) -> Suspect:
-        if suspect.pair.victim is not None or suspect.score <= flagged_above:
+        if suspect.pair.victim is not None or suspect.score <= _EXPLAINS:
             return suspect
         same = [s.score for s in suspects if s.pair.target == suspect.pair.target and s.family == suspect.family]
         return replace(suspect, score=max(same))
@@ -169,22 +185,31 @@ def spread_of(logs: Sequence[float]) -> tuple[float, float]:
     return median, max(_LEAST_SPREAD, 1.4826 * statistics.median(abs(value - median) for value in logs))
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one family of triggers shows."""
+def below_the_others(values: Sequence[float], clean_spread: float) -> list[float]:
+    """How far each value lies below all the others: the quantile of a normal distribution that the smallest of so many passes.
 
-    family: str
-    features: Mapping[str, float]
-    suspects: tuple[Suspect, ...]
-    facts: Mapping[str, Any]
-    doubts: tuple[str, ...] = ()
-    broken: float = 0.0
-    """Share of the searches that met numbers that are not finite."""
+    The variance of the others is averaged with that of clean models, which counts for as many values as `_CLEAN_DEGREES`
+    (Smyth 2004, a moderated t-statistic).
+
+    Args:
+        values: logarithms of sizes, two at least.
+        clean_spread: their deviation in clean models.
+    """
+    count, degrees = len(values), len(values) - 2 + _CLEAN_DEGREES
+    quantiles = []
+    for i, value in enumerate(values):
+        others = [*values[:i], *values[i + 1 :]]
+        own = statistics.variance(others) if count > 2 else 0.0
+        variance = ((count - 2) * own + _CLEAN_DEGREES * clean_spread**2) / degrees
+        gap = (statistics.fmean(others) - value) / math.sqrt(variance * (1 + 1 / (count - 1)))
+        chance = -math.expm1(count * math.log1p(-min(float(student_t.sf(gap, degrees)), 1 - _SURE)))
+        quantiles.append(-statistics.NormalDist().inv_cdf(min(max(chance, _SURE), 1 - _SURE)))
+    return quantiles
 
 
 @dataclass(eq=False)
 class _Look:
-    """One family's probes, screening and thorough inversions, one after the other."""
+    """What one family of triggers shows: quick searches of all classes and of pairs, and thorough ones of suspects."""
 
     settings: Distance
     classifier: Classifier
@@ -194,19 +219,26 @@ class _Look:
     generator: torch.Generator
     logs: dict[Pair, float] = field(default_factory=dict)
     """Logarithms of the quick searches' sizes."""
+    found: dict[Pair, Inversion] = field(default_factory=dict)
+    """By the quick searches."""
     again: dict[Pair, Inversion] = field(default_factory=dict)
-    """Thorough inversions."""
-    outcomes: list[Outcome] = field(default_factory=list)
-    """Of all searches, quick and thorough."""
+    """By the thorough ones."""
 
-    def taken(self, on_progress: OnProgress) -> Seen:
-        """All three steps."""
+    def search(self, on_progress: OnProgress) -> None:
+        """The universal probes, and the pairs."""
         self._probe(part_of(on_progress, 0.0, _PROBED, f"{self.family}: universal probes"))
         pairs = self._pairs_to_screen(part_of(on_progress, _PROBED, 0.0, f"{self.family}: partial probes"))
-        self._screen(pairs, part_of(on_progress, _PROBED, _SCREENED - _PROBED, f"{self.family}: {len(pairs)} pairs"))
-        nearest = self._nearest()
-        self._invert(nearest, part_of(on_progress, _SCREENED, 1 - _SCREENED, f"{self.family}: the nearest again"))
-        return self._seen(nearest)
+        self._screen(pairs, part_of(on_progress, _PROBED, 1 - _PROBED, f"{self.family}: {len(pairs)} pairs"))
+
+    def invert(self, pairs: Sequence[Pair], told: Callable[[float], None]) -> None:
+        """Search some again, thoroughly."""
+        again = self._measured(pairs, replace(_AGAIN, samples=self.samples), told)
+        self.again |= {inversion.pair: inversion for inversion in again}
+
+    def smallest(self, pair: Pair) -> Inversion | None:
+        """What is to be shown of a pair: the smaller of what both searches found; None where neither has a trigger."""
+        tried = [found[pair] for found in (self.again, self.found) if pair in found and found[pair].trigger]
+        return min(tried, key=self._log, default=None)
 
     def _probe(self, told: Callable[[float], None]) -> None:
         protocol = replace(SCREEN, samples=self.samples)
@@ -246,17 +278,6 @@ class _Look:
     def _screen(self, pairs: Sequence[Pair], told: Callable[[float], None]) -> None:
         self._keep(self._measured(pairs, replace(_PAIRS, samples=self.samples), told))
 
-    def _nearest(self) -> list[Pair]:
-        """The classes and pairs that are to be inverted thoroughly."""
-        universal = sorted((p for p in self.logs if p.victim is None), key=self.logs.__getitem__)
-        pairs = sorted((p for p in self.logs if p.victim is not None), key=lambda p: -self._nearer(p))
-        return [*universal[: self.settings.universal_again], *pairs[: self.settings.pairs_again]]
-
-    def _invert(self, pairs: Sequence[Pair], told: Callable[[float], None]) -> None:
-        for inversion in self._measured(pairs, replace(_AGAIN, samples=self.samples), told):
-            self.again[inversion.pair] = inversion
-            self.outcomes.append(inversion.outcome)
-
     def _measured(self, pairs: Sequence[Pair], protocol: Protocol, told: Callable[[float], None]) -> list[Inversion]:
         return measure(
             *(self.classifier, self.images),
@@ -270,7 +291,7 @@ class _Look:
     def _keep(self, found: Iterable[Inversion]) -> None:
         for inversion in found:
             self.logs[inversion.pair] = self._log(inversion)
-            self.outcomes.append(inversion.outcome)
+            self.found[inversion.pair] = inversion
 
     def _log(self, inversion: Inversion) -> float:
         """Of a size. A search that has found nothing counts with the size of its best attempt, and more for what that misses.
@@ -288,38 +309,61 @@ class _Look:
         size = largest if family.on_samples else float(family.size(attempt)[0])
         return math.log(_within(size, largest)) + _SHORTFALL * max(0.0, SCREEN.settings.asr - inversion.asr)
 
-    def _nearer(self, pair: Pair) -> float:
-        """By how many deviations a pair lies below the median and below the way back, whichever is less."""
-        median, spread = spread_of([log for p, log in self.logs.items() if p.victim is not None])
-        return (min(median, self.logs.get(_back(pair), median)) - self.logs[pair]) / spread
+    def targets(self) -> dict[Pair, float]:
+        """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there."""
+        alone = {pair: log for pair, log in self.logs.items() if pair.victim is None}
+        pairs = {pair.target: list[float]() for pair in alone}
+        for pair, log in self.logs.items():
+            if pair.victim is not None and pair.target in pairs:
+                pairs[pair.target].append(log)
+        both = [(log + statistics.median(pairs[pair.target] or [log])) / 2 for pair, log in alone.items()]
+        return dict(zip(alone, below_the_others(both, _CLEAN_SPREADS.get(self.family, _CLEAN_SPREAD)), strict=True))
 
-    def _seen(self, nearest: Sequence[Pair]) -> Seen:
-        """Features and suspects. Quick searches are compared with quick ones: a longer one is smaller, whatever it looks for."""
-        smallest = {pair: min(self._log(self.again[pair]), self.logs[pair]) for pair in nearest}
-        universal = [log for pair, log in self.logs.items() if pair.victim is None]
-        median, spread = spread_of(universal)
-        both_ways = (len(self.logs) - len(universal)) // 2  # of a pair and its way back, one at most stands out
-        chance = {True: expected_largest(len(universal)), False: expected_largest(both_ways)}
-        scores = {
-            pair: ((median - self.logs[pair]) / spread if pair.victim is None else self._nearer(pair))
-            - chance[pair.victim is None]
-            for pair in nearest
-        }
-        largest = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape))
-        features = {}
-        for kind, one in (("universal", True), ("pair", False)):
-            best = max((pair for pair in nearest if (pair.victim is None) is one), key=scores.__getitem__)
+    def pairs(self) -> dict[Pair, float]:
+        """By how many deviations every screened pair lies below the median of all and below the way back, whichever is less."""
+        logs = {pair: log for pair, log in self.logs.items() if pair.victim is not None}
+        median, spread = spread_of(list(logs.values()))
+        beside = {pair: min(median, logs.get(_back(pair), median)) for pair in logs}
+        chance = expected_largest(len(logs) // 2)  # of a pair and its way back, one at most stands out
+        return {pair: (beside[pair] - log) / spread - chance for pair, log in logs.items()}
+
+    def suspects(self) -> list[Suspect]:
+        """The classes and pairs that stand out most, as the quick searches found them."""
+        named = [
+            (pair, scores[pair])
+            for scores in (self.targets(), self.pairs())
+            for pair in sorted(scores, key=lambda p: -scores[p])[:_NEAREST]
+        ]
+        return [Suspect(pair, score, self.family, self.found.get(pair)) for pair, score in named]
+
+    def features(self) -> dict[str, float]:
+        """Of the target and of the pair that stand out most: by how much, and how small their triggers are.
+
+        Quick searches are compared with quick ones: a longer one finds something smaller, whatever it looks for.
+        """
+        largest, features = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape)), {}
+        for kind, scores in (("target", self.targets()), ("pair", self.pairs())):
+            best = max(scores, key=scores.__getitem__)
             features[f"{self.family}.{kind}"] = scores[best]
-            features[f"{self.family}.{kind}_share"] = smallest[best] - largest
-        suspects = tuple(
-            Suspect(pair, scores[pair], self.family, self.again[pair]) for pair in nearest if self.again[pair].trigger
-        )
-        broken = self.outcomes.count(Outcome.NOT_FINITE)
-        told = f"{broken} of {len(self.outcomes)} {self.family} searches met numbers that are not finite"
-        doubts = (told,) if broken else ()
-        return Seen(self.family, features, suspects, self._facts(), doubts, broken / max(1, len(self.outcomes)))
+            features[f"{self.family}.{kind}_share"] = self.logs[best] - largest
+        return features
 
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def broken(self) -> float:
+        """Share of the searches that met numbers that are not finite."""
+        outcomes = self._outcomes()
+        return outcomes.count(Outcome.NOT_FINITE) / max(1, len(outcomes))
+
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against believing a low score."""
+        outcomes = self._outcomes()
+        broken = outcomes.count(Outcome.NOT_FINITE)
+        return (f"{broken} of {len(outcomes)} {self.family} searches met numbers that are not finite",) if broken else ()
+
+    def _outcomes(self) -> list[Outcome]:
+        return [inversion.outcome for inversion in (*self.found.values(), *self.again.values())]
+
+    def facts(self) -> dict[str, Any]:
         """Sizes, rounded: of every quick search, and of the thorough ones."""
         quick = [[p.victim, p.target, float(f"{math.exp(log):.4g}")] for p, log in self.logs.items()]
         return {"quick": quick, "thorough": [[p.victim, p.target, plain(i.size), plain(i.asr)] for p, i in self.again.items()]}

@@ -6,13 +6,20 @@ from dataclasses import asdict
 from functools import lru_cache
 
 from orthogon.methods import PervasiveSettings
+from orthogon.triggers.additive import Additive
 from orthogon.triggers.family import Measured, Notes, Seen, Trigger, TriggerFamily
 from orthogon.triggers.filter import Filter
 from orthogon.triggers.patch import Patch
 from orthogon.triggers.pervasive import Pervasive
 from orthogon.triggers.warp import Warp
 
-FAMILIES: dict[str, TriggerFamily] = {"patch": Patch(), "filter": Filter(), "warp": Warp(), "pervasive": Pervasive()}
+FAMILIES: dict[str, TriggerFamily] = {
+    "patch": Patch(),
+    "filter": Filter(),
+    "warp": Warp(),
+    "additive": Additive(),
+    "pervasive": Pervasive(),
+}
 """Every family that the command line can name. The networks of the pervasive one are opened when they are first needed."""
 
 
@@ -36,6 +43,7 @@ def _opened_once(settings: PervasiveSettings) -> Pervasive:
 
 __all__ = [
     "FAMILIES",
+    "Additive",
     "Filter",
     "Measured",
     "Notes",
