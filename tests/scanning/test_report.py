@@ -115,8 +115,9 @@ def test_a_run_of_several_models_that_is_not_finished_has_no_page(tmp_path: Path
 
 
 def test_the_page_tells_how_a_search_ended(tmp_path: Path) -> None:
-    pair = PAIR | {"family": "patch", "outcome": "not finite"}
+    pair = PAIR | {"family": "patch", "outcome": "not finite", "unit": "grey <levels>"}
     runs.write_json(tmp_path / "scan.json", record(pairs=[pair]))
     page = write_report(tmp_path).read_text()
+    assert "patch (grey &lt;levels&gt;), score 3.25" in page
     assert "no distance: not finite" in page
     assert "asr not reached" not in page

@@ -76,12 +76,16 @@ def _card(pair: Mapping[str, Any], pictures: SuspectPictures | None) -> PairCard
         _number(size),
         "",
         (percent(float(share)) if share is not None else "–") + (f" of {judged['images']:,} images" if judged else ""),
-        f"{printable(str(pair['family']))}, score {_number(pair['score'])}"
-        if pair.get("family")
-        else f"score {_number(pair['score'])}",
+        _kind(pair) + f"score {_number(pair['score'])}",
         printable(str(pair.get("outcome") or ("no trigger was searched" if size is None else "found"))),
         shown,
     )
+
+
+def _kind(pair: Mapping[str, Any]) -> str:
+    """The family of a pair's trigger, and what its size counts; nothing where no trigger was searched."""
+    unit = f" ({printable(str(pair['unit']))})" if pair.get("unit") else ""
+    return f"{printable(str(pair['family']))}{unit}, " if pair.get("family") else ""
 
 
 def _provenance(run: ScannedRun) -> list[tuple[str, list[tuple[str, str]]]]:
