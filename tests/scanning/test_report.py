@@ -115,9 +115,14 @@ def test_a_run_of_several_models_that_is_not_finished_has_no_page(tmp_path: Path
 
 
 def test_the_page_tells_how_a_search_ended(tmp_path: Path) -> None:
-    pair = PAIR | {"family": "patch", "outcome": "not finite", "unit": "grey <levels>"}
+    pair = PAIR | {"family": "patch", "outcome": "not finite"}
     runs.write_json(tmp_path / "scan.json", record(pairs=[pair]))
     page = write_report(tmp_path).read_text()
-    assert "patch (grey &lt;levels&gt;), score 3.25" in page
     assert "no distance: not finite" in page
     assert "asr not reached" not in page
+
+
+def test_the_page_tells_what_a_size_counts(tmp_path: Path) -> None:
+    pair = PAIR | {"family": "additive", "outcome": "found", "size": 3.5, "unit": "grey <levels>", "success_rate": 0.9}
+    runs.write_json(tmp_path / "scan.json", record(pairs=[pair]))
+    assert "additive (grey &lt;levels&gt;), score 3." in write_report(tmp_path).read_text()
