@@ -2,30 +2,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import t as student_t
 
 from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.scanning import Decision, Suspect, scan
-from orthogon.scanning.distance import (
-    Distance,
-    _Look,
-    below_the_others,
-    expected_largest,
-    largest_size,
-    ranked,
-    smooth_maximum,
-    spread_of,
-)
+from orthogon.scanning.distance import Distance, _Look, largest_size, ranked
+from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
 from orthogon.triggers import FAMILIES
 
 Toy = Callable[..., Classifier]
@@ -38,42 +26,9 @@ def look(classifier: Classifier, images: LabelledImages, logs: dict[Pair, float]
     return _Look(Distance(**settings), classifier, images, "patch", 8, torch.Generator().manual_seed(0), logs)
 
 
-def test_the_statistics() -> None:
-    assert smooth_maximum([0.3, -1.0, 2.0]) == pytest.approx(math.log(math.exp(0.9) + math.exp(-3) + math.exp(6)) / 3)
-    assert smooth_maximum([800.0, 1.0]) == 800.0
-    logs = [1.0, 2.0, 4.0, 8.0, 3.5]
-    assert spread_of(logs) == pytest.approx((np.median(logs), 1.4826 * np.median(np.abs(np.array(logs) - np.median(logs)))))
-    assert spread_of([1.0, 1.0, 1.0])[1] == 0.3
-    assert expected_largest(1) == 0.0
+def test_the_largest_size_of_a_family() -> None:
     assert largest_size(FAMILIES["patch"], (3, 20, 10)) == 600.0
     assert largest_size(FAMILIES["filter"], (3, 20, 10)) == 765.0
-
-
-@pytest.mark.parametrize("count", [2, 10, 90, 1000])
-def test_the_largest_of_so_many_draws_is_what_is_expected(count: int) -> None:
-    draws = np.random.default_rng(0).standard_normal((4000, count)).max(1)
-    assert expected_largest(count) == pytest.approx(draws.mean(), abs=0.06)
-
-
-def test_far_below_the_others_is_what_seldom_happens() -> None:
-    """Of targets that differ as clean models' do, the smallest passes a quantile no more often than the quantile says."""
-    draws = np.random.default_rng(0)
-    largest = np.array([max(below_the_others(draws.normal(3.0, 0.4, 8).tolist(), 0.4)) for _ in range(2000)])
-    for quantile in (1.0, 1.5, 2.0):
-        expected = 1 - NormalDist().cdf(quantile)
-        assert 0.2 * expected < np.mean(largest > quantile) < expected
-
-
-def test_a_moderated_t_statistic_by_hand() -> None:
-    values = [2.0, 3.0, 3.5, 2.5]
-    others = np.array(values[1:])
-    variance = (2 * others.var(ddof=1) + 8 * 0.3**2) / 10
-    chance = float(student_t.sf((others.mean() - 2.0) / math.sqrt(variance * 4 / 3), 10))
-    found = below_the_others(values, 0.3)
-    assert found[0] == pytest.approx(-NormalDist().inv_cdf(1 - (1 - chance) ** 4))
-    assert found[0] == max(found)
-    assert math.isfinite(below_the_others([-1e6, 0.0, 0.0, 0.0], 0.3)[0])
-    assert below_the_others([1.0, 1.0, 1.0, 1.0], 0.3) == pytest.approx([below_the_others([2.0] * 4, 0.3)[0]] * 4)
 
 
 def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
@@ -90,11 +45,6 @@ def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
 
     scores = [smooth_maximum([value for spread in CLEAN_SPREADS for value in kinds(spread)]) for _ in range(600)]
     assert 0.005 < np.mean(np.array(scores) > Distance().flagged_above) < 0.05
-
-
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
-def test_the_smooth_maximum_lies_just_above_the_maximum(values: list[float]) -> None:
-    assert max(values) - 1e-9 <= smooth_maximum(values) <= max(values) + math.log(len(values)) / 3 + 1e-9
 
 
 def test_a_universal_trigger_explains_the_pairs_to_its_target() -> None:

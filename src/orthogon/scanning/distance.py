@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from scipy.stats import t as student_t
 
 from orthogon.classifier import Classifier
 from orthogon.distance import measure
@@ -22,25 +21,18 @@ from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import SCREEN, Protocol, Stage
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
+from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES, TriggerFamily
 
-_LEAST_SPREAD = 0.3
-"""Deviation of the logarithms of pairs' sizes below which it counts as this: twice of what searches of one pair differ by."""
 _CLEAN_SPREADS = {"patch": 0.3, "filter": 1.2, "warp": 0.7, "additive": 0.25}
 _CLEAN_SPREAD = 0.3
 """Deviation of the logarithms of sizes between the targets of clean models, by family; the second of one that is not named. From
 three models of the zoo: cifar10-resnet20-clean-1 and -2, and signs-clean."""
-_CLEAN_DEGREES = 8
-"""Targets that this counts like, beside those of the model that is scanned."""
 _EXPLAINS = 1.0
 """Score of a target from which its universal trigger is told before the pairs that lead to it."""
-_SURE = 1e-12
-"""Probability from which on no difference is made."""
 _SHORTFALL = 3.0
 """What missing all samples adds to the logarithm of a size: missing a tenth counts as a third more."""
-_SHARPNESS = 3.0
-"""Of the smooth maximum: six equal values come to 0.6 deviations more."""
 _RANKED = 10
 """Images per class by which a partial probe's victims are ranked."""
 _MOST_BROKEN = 0.1
@@ -137,14 +129,15 @@ class Distance(Scanner):
         """How far the nearest class and the nearest pair stand out, in each family."""
         assert images is not None  # the harness sees to it
         samples = min(self.samples, min(images.counts()))
-        looks, width = dict[str, _Look](), _QUICK / len(self.families)
+        looks, each = dict[str, _Look](), _QUICK / len(self.families)
         for number, family in enumerate(self.families):
             looks[family] = _Look(self, classifier, images, family, samples, generator)
-            looks[family].search(lambda share, note, begun=number * width: on_progress(begun + width * share, note))
+            looks[family].search(lambda share, note, begun=number * each: on_progress(begun + each * share, note))
         suspects = ranked([suspect for look in looks.values() for suspect in look.suspects()])[: self.again]
-        for number, family in enumerate(wanted := {s.family: None for s in suspects if s.family}):
-            width = (1 - _QUICK) / len(wanted)
-            told = part_of(on_progress, _QUICK + number * width, width, f"{family}: the most suspicious again")
+        suspected = list(dict.fromkeys(suspect.family for suspect in suspects if suspect.family))
+        for number, family in enumerate(suspected):
+            again = (1 - _QUICK) / len(suspected)
+            told = part_of(on_progress, _QUICK + number * again, again, f"{family}: the most suspicious again")
             looks[family].invert([suspect.pair for suspect in suspects if suspect.family == family], told)
         features = {name: value for look in looks.values() for name, value in look.features().items()}
         score = smooth_maximum([features[f"{family}.{kind}"] for family in looks for kind in ("target", "pair")])
@@ -165,46 +158,6 @@ def ranked(suspects: Sequence[Suspect]) -> list[Suspect]:
         return replace(suspect, score=max(same))
 
     return sorted(map(explained, suspects), key=lambda s: (-s.score, s.pair.victim is not None))
-
-
-def smooth_maximum(values: Iterable[float]) -> float:
-    """log of the sum of exponentials, of values taken three times: the largest, and somewhat more where several are as large."""
-    known = [_SHARPNESS * value for value in values]
-    largest = max(known)
-    return (largest + math.log(sum(math.exp(value - largest) for value in known))) / _SHARPNESS
-
-
-def expected_largest(count: int) -> float:
-    """About the mean of the largest of so many draws from the standard normal distribution (Blom 1958)."""
-    return statistics.NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) if count > 1 else 0.0
-
-
-def spread_of(logs: Sequence[float]) -> tuple[float, float]:
-    """Median and deviation (1.4826 times the median absolute deviation, and no less than searches differ by)."""
-    median = statistics.median(logs)
-    return median, max(_LEAST_SPREAD, 1.4826 * statistics.median(abs(value - median) for value in logs))
-
-
-def below_the_others(values: Sequence[float], clean_spread: float) -> list[float]:
-    """How far each value lies below all the others: the quantile of a normal distribution that the smallest of so many passes.
-
-    The variance of the others is averaged with that of clean models, which counts for as many values as `_CLEAN_DEGREES`
-    (Smyth 2004, a moderated t-statistic).
-
-    Args:
-        values: logarithms of sizes, two at least.
-        clean_spread: their deviation in clean models.
-    """
-    count, degrees = len(values), len(values) - 2 + _CLEAN_DEGREES
-    quantiles = []
-    for i, value in enumerate(values):
-        others = [*values[:i], *values[i + 1 :]]
-        own = statistics.variance(others) if count > 2 else 0.0
-        variance = ((count - 2) * own + _CLEAN_DEGREES * clean_spread**2) / degrees
-        gap = (statistics.fmean(others) - value) / math.sqrt(variance * (1 + 1 / (count - 1)))
-        chance = -math.expm1(count * math.log1p(-min(float(student_t.sf(gap, degrees)), 1 - _SURE)))
-        quantiles.append(-statistics.NormalDist().inv_cdf(min(max(chance, _SURE), 1 - _SURE)))
-    return quantiles
 
 
 @dataclass(eq=False)

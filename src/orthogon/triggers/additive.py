@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger
+from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
@@ -79,9 +79,7 @@ class Additive(SizeOfItsOwn):
     def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
         """Noise on every pixel and channel, within the range."""
         change = trigger["change"]
-        draws = [torch.rand(change.shape[1:], generator=g, device=g.device) for g in generators]
-        noise = torch.stack(draws).to(change.device) * 2 - 1
-        return {"change": (change + amount * noise).clamp(-1, 1)}
+        return {"change": (change + amount * noise_like(change, generators)).clamp(-1, 1)}
 
 
 def _most(like: Tensor) -> Tensor:

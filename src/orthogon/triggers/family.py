@@ -170,3 +170,9 @@ class SizeOfItsOwn(ABC):
         """The size is the penalty."""
         size = self.size(trigger)
         return Measured(size, size)
+
+
+def noise_like(value: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Noise of U(-1, 1) in the shape of some triggers' tensor, one generator per trigger."""
+    draws = [torch.rand(value.shape[1:], generator=g, device=g.device) for g in generators]
+    return torch.stack(draws).to(value.device) * 2 - 1

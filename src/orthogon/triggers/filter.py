@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger
+from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
@@ -100,9 +100,7 @@ class Filter(SizeOfItsOwn):
         """Noise on means and deviations, clipped to their ranges."""
         noisy = dict(trigger)
         for name, most in _MOST.items():
-            draws = [torch.rand(trigger[name].shape[1:], generator=g, device=g.device) for g in generators]
-            noise = torch.stack(draws).to(trigger[name].device) * 2 - 1
-            noisy[name] = (trigger[name] + amount * noise).clamp(0, most)
+            noisy[name] = (trigger[name] + amount * noise_like(trigger[name], generators)).clamp(0, most)
         return noisy
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger
+from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
 
 _EDGE = 6.0
 """Free parameters stay within ±6: there a value is within 1e-5 of 0 or 1, and Adam still sees which way it is pulled."""
@@ -72,7 +72,7 @@ class Patch(SizeOfItsOwn):
 
     def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
         """Noise on mask and pattern, clipped to [0, 1]."""
-        return {name: (value + amount * _noise(value, generators)).clamp(0, 1) for name, value in trigger.items()}
+        return {name: (value + amount * noise_like(value, generators)).clamp(0, 1) for name, value in trigger.items()}
 
 
 class _Stamp(torch.autograd.Function):
@@ -92,8 +92,3 @@ class _Stamp(torch.autograd.Function):
         d_mask = (pattern * total).sum(1, keepdim=True) - overlap
         d_images = gradient * (1 - mask).unsqueeze(1) if ctx.needs_input_grad[0] else None
         return d_images, d_mask, mask * total
-
-
-def _noise(like: Tensor, generators: list[torch.Generator]) -> Tensor:
-    draws = [torch.rand(like.shape[1:], generator=g, device=g.device) for g in generators]
-    return torch.stack(draws).to(like.device) * 2 - 1

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger
+from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
 
 _ROUND = 1e-5
 """Pixels; lengths are rounded off below it, so that the zero field has a gradient."""
@@ -97,9 +97,7 @@ class Warp(SizeOfItsOwn):
     def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
         """Noise of `amount` pixels on the displacements, within the reach."""
         field = trigger["field"]
-        draws = [torch.rand(field.shape[1:], generator=g, device=g.device) for g in generators]
-        noise = torch.stack(draws).to(field.device) * 2 - 1
-        return {"field": (field + amount * noise).clamp(-self.reach, self.reach)}
+        return {"field": (field + amount * noise_like(field, generators)).clamp(-self.reach, self.reach)}
 
 
 def enlarged(field: Float[Tensor, "n 2 k k"], height: int, width: int) -> Float[Tensor, "n 2 h w"]:
