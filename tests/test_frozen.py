@@ -229,6 +229,14 @@ def test_a_sample_of_weight_zero_pulls_at_nothing() -> None:
     assert gradient[3].any()
 
 
+def test_on_a_cpu_the_last_pass_is_filled_up_to_a_quarter_of_a_chunk() -> None:
+    copy, seen = FrozenCopy(_classifier("linear"), _loss, CPU, Speed(torch.float32, compile=False, chunk=8)), list[int]()
+    copy._network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    _, gradient = copy.gradient(*_batch(11))
+    assert seen == [8, 4]
+    assert len(gradient) == 11
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
 )
