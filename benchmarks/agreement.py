@@ -8,6 +8,7 @@ from common import Record, agreement, by_pair, parser, read_distances, show
 
 
 def main() -> None:
+    """Compare the runs that are named with the reference, and write what came of it."""
     words = parser(__doc__, "agreement")
     words.add_argument("reference", type=Path, help="run folder or distances.json, usually of `paper`")
     words.add_argument("others", type=Path, nargs="+", help="run folders or distances.json, such as of `fast`, `screen`")

@@ -86,6 +86,7 @@ def calibrated(weights: Mapping[str, Tensor], images: Tensor, generator: torch.G
 
 
 def main() -> None:
+    """Train the encoder, write it, and say how well it tells photographs apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="D", help="photographs, as orthogon train-decoder takes them")
     parser.add_argument("--out", required=True, type=Path, metavar="F", help="the file to be written")

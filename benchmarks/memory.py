@@ -33,6 +33,7 @@ def run(command: list[str]) -> tuple[int, float]:
 
 
 def main() -> None:
+    """Run the command that is given, and write the peak memory of its largest process."""
     words = parser(__doc__, "memory")
     words.add_argument("command", nargs=argparse.REMAINDER, help="after --: the command with its words")
     args = words.parse_args()

@@ -143,6 +143,7 @@ def tell(record: Record, classes: Sequence[str], summary: dict[str, Any]) -> Non
 
 
 def words() -> argparse.ArgumentParser:
+    """The command line."""
     made = parser(__doc__, "neural-cleanse")
     add_subject(made)
     made.add_argument("--per-class", type=int, default=12, help="images of each class to search on (default: %(default)s)")
@@ -153,6 +154,7 @@ def words() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Run both searches on the same images, and write their sizes and times."""
     args = words().parse_args()
     classifier, images = subject(args)
     images, record = balanced(images, args.per_class, args.seed), Record(args)

@@ -33,6 +33,7 @@ def compare(measured: dict[str, Any], published: dict[str, Any], *, only_measure
 
 
 def main() -> None:
+    """Compare a run with a published matrix, and write what came of it."""
     words = parser(__doc__, "published")
     words.add_argument("distances", type=Path, help="a run folder, or its distances.json")
     words.add_argument("published", type=Path, help="the published matrix")

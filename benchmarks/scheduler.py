@@ -39,6 +39,7 @@ def cost(classes: int, iterations: int, count: int, seed: int) -> dict[str, Any]
 
 
 def main() -> None:
+    """Time steps of the scheduler for each number of classes, and write them."""
     words = parser(__doc__, "scheduler")
     words.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000], help="(default: %(default)s)")
     words.add_argument("--iterations", type=int, default=4000, help="(default: %(default)s)")

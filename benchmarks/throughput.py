@@ -142,6 +142,7 @@ def _kind(name: str) -> str:
 
 
 def main() -> None:
+    """Time both loops in turns, beside the limit, and write the rates."""
     words = parser(__doc__, "throughput")
     add_subject(words)
     words.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")

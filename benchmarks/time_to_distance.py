@@ -286,6 +286,7 @@ def tell(summary: dict[str, Any]) -> None:
 
 
 def words() -> argparse.ArgumentParser:
+    """The command line."""
     made = parser(__doc__, "time-to-distance")
     add_subject(made)
     made.set_defaults(split="train")
@@ -319,6 +320,7 @@ def words() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Harden by both loops, measure at the checks, and write the increase over time."""
     made = words()
     args = made.parse_args()
     args.checks = sorted(args.checks or [args.minutes * tenth / 10 for tenth in range(1, 11)])

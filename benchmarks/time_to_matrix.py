@@ -122,6 +122,7 @@ def tell(record: Record, pairs: list[Pair], summary: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Measure by both loops what is not in the result file yet, and write sizes and times."""
     words = parser(__doc__, "time-to-matrix")
     add_subject(words)
     words.add_argument("--pairs", default="random:10", help="as in `orthogon measure` (default: %(default)s)")

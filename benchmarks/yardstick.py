@@ -229,6 +229,7 @@ def _free(value: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Search the pairs that are asked for by the plain loop, and write sizes by both rules."""
     words = parser(__doc__, "yardstick")
     add_subject(words)
     words.add_argument("--pairs", default="random:20", help="as in `orthogon measure` (default: %(default)s)")
