@@ -12,13 +12,11 @@ from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.scanning import Decision, Suspect, scan
-from orthogon.scanning.distance import Distance, _Look, largest_size, ranked
+from orthogon.scanning.distance import _CLEAN_SPREADS, Distance, _Look, largest_size, ranked
 from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
 from orthogon.triggers import FAMILIES
 
 Toy = Callable[..., Classifier]
-CLEAN_SPREADS = (0.3, 1.2, 0.7, 0.25)
-"""Of the four families' sizes, between targets."""
 QUICK = Distance(families=("patch",), samples=8)
 
 
@@ -43,7 +41,7 @@ def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
         nearer = ((np.minimum(middle, pairs.T) - pairs) / width)[own].max()
         return [max(below_the_others(((targets + columns) / 2).tolist(), spread)), nearer - expected_largest(45)]
 
-    scores = [smooth_maximum([value for spread in CLEAN_SPREADS for value in kinds(spread)]) for _ in range(600)]
+    scores = [smooth_maximum([value for spread in _CLEAN_SPREADS.values() for value in kinds(spread)]) for _ in range(600)]
     assert 0.005 < np.mean(np.array(scores) > Distance().flagged_above) < 0.05
 
 
