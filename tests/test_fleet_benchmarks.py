@@ -98,3 +98,29 @@ def test_drawn_classes_can_be_told_apart(load, generator: torch.Generator) -> No
     nearest = (images.pixels[:, None].float() - means).flatten(2).norm(dim=2).argmin(1)
     assert nearest.equal(images.labels)
     assert cost.network(7)(torch.rand(2, 3, 16, 16)).shape == (2, 7)
+
+
+def test_a_bound_on_what_is_missed_is_that_of_clopper_and_pearson(load) -> None:
+    bound = load("screening").upper_bound
+    assert bound(0, 20) == pytest.approx(1 - 0.05 ** (1 / 20))
+    assert bound(20, 20) == 1.0
+    assert 0.05 < bound(1, 40) < bound(2, 40) < 1
+
+
+def test_what_fewer_pairs_miss(load) -> None:
+    every = {(0, 1): 4.0, (1, 0): 2.0, (2, 1): 1.0}
+    told = load("screening").missed({(0, 1): 3.0, (1, 0): 2.0}, every, planted=(0, 1))
+    assert told == {"screened": 2, "planted_missed": False, "nearest_missed": True, "smallest_over_smallest_of_all": 2.0}
+    assert load("screening").missed({(2, 1): 1.0}, every, planted=(0, 1))["planted_missed"]
+
+
+def test_the_square_turns_its_victim_and_all_pairs_are_screened_where_they_are_asked_for(load) -> None:
+    screening = load("screening")
+    classifier, (victim, target), judged = screening.poisoned_network(0, classes=4, per_class=40, size=16, square=3)
+    assert victim != target
+    assert judged["accuracy"] > 0.6
+    assert judged["success"] > 0.6
+    images = screening.signs(4, 16, 5, 1, "test")
+    sizes, seconds = screening.scanned(classifier, images, 3, seed=0)
+    assert sizes.keys() == {(a, b) for a in range(4) for b in range(4) if a != b}
+    assert seconds > 0
