@@ -78,9 +78,13 @@ def test_what_cannot_be_fitted(features: list[dict[str, float]], truth: list[boo
 
 
 def test_finished_scans_are_fitted_as_they_are() -> None:
-    draws = [[{"score": 1.0, "features": row}, {"score": 9.0, "features": {}}] for row in FEATURES]
-    records: list[dict[str, Any]] = [{"scanner": "nc", "settings": SETTINGS, "draws": both} for both in draws]
-    assert fit_scans(records, TRUTH, ridge=2.0) == fit("nc", SETTINGS, FEATURES, TRUTH, ridge=2.0)
+    scores = [0.5, 0.1, 0.7, 2.0, 1.5, 0.4, 3.0]
+    both = zip(FEATURES, scores, strict=True)
+    draws = [[{"score": score, "features": row}, {"score": 9.0, "features": {}}] for row, score in both]
+    records: list[dict[str, Any]] = [{"scanner": "nc", "settings": SETTINGS, "draws": draw} for draw in draws]
+    alone = fit("nc", SETTINGS, [{"score": score} for score in scores], TRUTH, ridge=2.0)
+    assert fit_scans(records, TRUTH, ridge=2.0) == alone
+    assert fit_scans(records, TRUTH, names=("a", "b"), ridge=2.0) == fit("nc", SETTINGS, FEATURES, TRUTH, ridge=2.0)
     with pytest.raises(ValueError, match="one scanner with one set of settings, got 2"):
         fit_scans([*records[1:], {**records[0], "settings": {}}], TRUTH)
     with pytest.raises(ValueError, match="the scans 1 "):

@@ -66,16 +66,16 @@ def test_near_both_ways_is_natural_and_near_one_way_is_not(toy: Toy, rows: Label
 
 
 def test_a_target_counts_by_its_universal_trigger_and_the_pairs_that_lead_there(toy: Toy, rows: LabelledImages) -> None:
-    logs = {Pair(None, t): 4.0 + 0.1 * t for t in range(6)} | {
-        Pair(a, b): 3.0 + 0.1 * a for a in range(6) for b in range(6) if a != b
+    logs = {Pair(None, t): 3.0 + 0.1 * t for t in range(6)} | {
+        Pair(a, b): 2.0 + 0.1 * a for a in range(6) for b in range(6) if a != b
     }
-    logs[Pair(None, 2)] = 2.0
+    logs[Pair(None, 2)] = 1.0
     alone = look(toy(), rows, {pair: log for pair, log in logs.items() if pair.victim is None}).targets()
-    logs |= {Pair(a, 2): 1.0 for a in range(6) if a != 2}
-    logs |= {Pair(None, 3): 1.9}  # a universal trigger that no pair bears out
+    logs |= {Pair(a, 2): 0.0 for a in range(6) if a != 2}
+    logs |= {Pair(None, 3): 0.9}  # a universal trigger that no pair bears out
     both = look(toy(), rows, logs).targets()
     assert max(alone, key=alone.__getitem__) == max(both, key=both.__getitem__) == Pair(None, 2)
-    assert alone == dict(zip(alone, below_the_others([logs[p] if p.target != 3 else 4.3 for p in alone], 0.3), strict=True))
+    assert alone == dict(zip(alone, below_the_others([logs[p] if p.target != 3 else 3.3 for p in alone], 0.3), strict=True))
     assert both[Pair(None, 3)] < both[Pair(None, 2)] - 1
 
 
@@ -138,3 +138,17 @@ def test_too_little_to_tell(toy: Toy, rows: LabelledImages, generator: torch.Gen
 def test_settings_out_of_range(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Distance(**changes)
+
+
+def test_classes_that_nothing_leads_to_hide_no_other(toy: Toy, rows: LabelledImages) -> None:
+    """By how much the searches for them have failed says nothing of those that a filter does lead to."""
+
+    def score(missed: float) -> float:
+        sizes = [20.0, 190.0, 210.0, 200.0, 220.0, missed, 1.1 * missed, 1.2 * missed]
+        logs = {Pair(None, target): math.log(size) for target, size in enumerate(sizes)}
+        look = _Look(Distance(), toy(), rows, "filter", 8, torch.Generator().manual_seed(0), logs)
+        return look.targets()[Pair(None, 0)]
+
+    largest = largest_size(FAMILIES["filter"], (1, 8, 8))
+    assert score(8 * largest) == score(2 * largest) == pytest.approx(score(largest), abs=1e-9)
+    assert score(largest) > 1.5

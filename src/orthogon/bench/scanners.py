@@ -167,7 +167,7 @@ class ScannerRecord:
         if min(truth.count(True), truth.count(False)) < 2:
             return None
         facts = {"names": [cell["model"] for cell in cells], "judged": "each model by the curve fitted on all others"}
-        curve = fit(row, self.rows[row]["settings"], [cell["features"] for cell in cells], truth, facts=facts)
+        curve = fit(row, self.rows[row]["settings"], [{"score": cell["score"]} for cell in cells], truth, facts=facts)
         chances = list(zip(curve.facts["left_out"], truth, strict=True))
         value = area([chance for chance, bad in chances if bad], [chance for chance, bad in chances if not bad])
         return replace(curve, facts={**curve.facts, "left_out_auc": value})

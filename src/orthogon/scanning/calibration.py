@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
+
+SCORE_ALONE = ("score",)
+"""What a curve is fitted on where nobody names more."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,15 @@ def fit(
     return Calibration(scanner, dict(settings), bias, by_name[0], by_name[1], by_name[2], low, high, known)
 
 
-def fit_scans(records: Sequence[Mapping[str, Any]], backdoored: Sequence[bool], **options: Any) -> Calibration:
+def fit_scans(
+    records: Sequence[Mapping[str, Any]], backdoored: Sequence[bool], *, names: Collection[str] = SCORE_ALONE, **options: Any
+) -> Calibration:
     """Fit the curve on finished scans, each by its first draw.
 
     Args:
         records: of scan.json, one per reference model.
         backdoored: the truth about each.
+        names: of the features to fit on. The score alone is what some tens of reference models can bear.
         options: as for `fit`.
 
     Raises:
@@ -136,7 +142,8 @@ def fit_scans(records: Sequence[Mapping[str, Any]], backdoored: Sequence[bool], 
         raise ValueError(f"the scans must be of one scanner with one set of settings, got {len(kinds)}")
     if without := [i for i, record in enumerate(records) if record["draws"][0]["score"] is None]:
         raise ValueError(f"the scans {', '.join(map(str, without))} (from 0) have no score: leave them out")
-    features = [record["draws"][0]["features"] for record in records]
+    measured = [{**record["draws"][0]["features"], "score": record["draws"][0]["score"]} for record in records]
+    features = [{name: row[name] for name in names} for row in measured]
     return fit(records[0]["scanner"], records[0]["settings"], features, backdoored, **options)
 
 

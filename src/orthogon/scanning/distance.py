@@ -25,7 +25,7 @@ from orthogon.scanning.outliers import below_the_others, expected_largest, smoot
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES, TriggerFamily
 
-_CLEAN_SPREADS = {"patch": 0.3, "filter": 1.2, "warp": 0.7, "additive": 0.25}
+_CLEAN_SPREADS = {"patch": 0.3, "filter": 0.7, "warp": 0.7, "additive": 0.25}
 _CLEAN_SPREAD = 0.3
 """Deviation of the logarithms of sizes between the targets of clean models, by family; the second of one that is not named. From
 three models of the zoo: cifar10-resnet20-clean-1 and -2, and signs-clean."""
@@ -263,12 +263,17 @@ class _Look:
         return math.log(_within(size, largest)) + _SHORTFALL * max(0.0, SCREEN.settings.asr - inversion.asr)
 
     def targets(self) -> dict[Pair, float]:
-        """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there."""
-        alone = {pair: log for pair, log in self.logs.items() if pair.victim is None}
+        """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there.
+
+        No size counts as more than the largest that there is: by how much the searches for the classes that no filter leads to
+        have failed says nothing of the others, and would hide what stands out among these.
+        """
+        most = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape))
+        alone = {pair: min(log, most) for pair, log in self.logs.items() if pair.victim is None}
         pairs = {pair.target: list[float]() for pair in alone}
         for pair, log in self.logs.items():
             if pair.victim is not None and pair.target in pairs:
-                pairs[pair.target].append(log)
+                pairs[pair.target].append(min(log, most))
         both = [(log + statistics.median(pairs[pair.target] or [log])) / 2 for pair, log in alone.items()]
         return dict(zip(alone, below_the_others(both, _CLEAN_SPREADS.get(self.family, _CLEAN_SPREAD)), strict=True))
 

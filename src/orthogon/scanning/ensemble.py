@@ -109,7 +109,7 @@ class Ensemble(Scanner):
 
     def _value(self, name: str, evidence: Evidence, curves: Mapping[str, Calibration]) -> float:
         if name in curves:
-            return log_odds(curves[name].probability(evidence.features))
+            return log_odds(curves[name].probability(evidence.measured))
         return evidence.score - self._member(name).threshold
 
 

@@ -55,7 +55,7 @@ class Evidence:
     suspects: tuple[Suspect, ...] = ()
     """The most suspicious pairs, the most suspicious first, whether or not they are suspicious enough."""
     features: Mapping[str, float] = field(default_factory=dict)
-    """What a calibration turns into a probability; always the same names for one scanner."""
+    """What the score is made of; always the same names for one scanner."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How it came about, JSON-like."""
     doubts: tuple[str, ...] = ()
@@ -65,6 +65,11 @@ class Evidence:
     def told(self) -> bool:
         """Whether there is a score."""
         return math.isfinite(self.score)
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The features with the score among them: what a calibration turns into a probability."""
+        return {**self.features, "score": self.score}
 
 
 def stamp_of(family: TriggerFamily, trigger: Trigger, device: torch.device) -> Stamp:

@@ -92,7 +92,7 @@ def judged(scanner: Scanner, evidence: Sequence[Evidence], calibration: Calibrat
         raise ValueError("a verdict needs the evidence of one scan or more, got none")
     if calibration is not None:
         calibration.require(scanner.name, settings_of(scanner))
-    chances = [None if calibration is None or not e.told else calibration.probability(e.features) for e in evidence]
+    chances = [None if calibration is None or not e.told else calibration.probability(e.measured) for e in evidence]
     sides = [_side(scanner, e, chance, calibration) for e, chance in zip(evidence, chances, strict=True)]
     decision = sides[0] if len(set(sides)) == 1 else Decision.INCONCLUSIVE
     known = [chance for chance in chances if chance is not None]
