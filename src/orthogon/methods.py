@@ -182,6 +182,7 @@ _ADVERSARIAL = replace(MOTH, arms="none", schedule="round robin", warm_up="none"
 METHODS: dict[str, HardeningSettings] = {
     "moth": MOTH,
     "moth-filter": replace(MOTH, family="filter"),
+    "moth-additive": replace(MOTH, family="additive"),
     "deck": DECK,
     "asymmetric": replace(MOTH, arms="directed"),
     "universal": replace(MOTH, arms="universal", schedule="round robin", warm_up="none"),

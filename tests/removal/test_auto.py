@@ -12,7 +12,7 @@ from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.removal import AugSAM, remove
 from orthogon.removal.auto import Auto, bent_images
-from orthogon.removal.moth import Moth, standard_error
+from orthogon.removal.moth import MothAdditive, standard_error
 from orthogon.removal.remover import Work
 
 RUINOUS = 3.0
@@ -90,7 +90,7 @@ def test_it_is_aug_sam_and_then_moth(poisoned: Classifier, clean: LabelledImages
     bent_images(by_hand)
     by_hand.classifier = AugSAM(epochs=1, least_updates=0, learning_rate=0.01).remove(by_hand).requires_grad_(True).eval()
     flat = by_hand.classifier.digest()
-    by_hand.classifier = Moth(steps=8, max_accuracy_loss=0.03).remove(by_hand)
+    by_hand.classifier = MothAdditive(steps=8, max_accuracy_loss=0.03).remove(by_hand)
     assert at_once.digest() == by_hand.classifier.digest() != flat != poisoned.digest()
 
 

@@ -28,6 +28,7 @@ from orthogon.removal import (
     FinePruning,
     FineTuning,
     Moth,
+    MothAdditive,
     MothFilter,
     NeuralCleanse,
     Remover,
@@ -50,6 +51,7 @@ QUICK: dict[str, Remover] = {
     "aug-sam": AugSAM(epochs=1, least_updates=2),
     "moth": Moth(steps=7, check_every=7),
     "moth-filter": MothFilter(steps=7, check_every=7),
+    "moth-additive": MothAdditive(steps=7, check_every=7),
     "deck": Deck(steps=7, check_every=7, regions=2),
 }
 """Each method with so little work that its contract is seen in a second or two."""

@@ -15,7 +15,7 @@ from orthogon.methods import METHODS
 from orthogon.planting import SavedTrigger
 from orthogon.recipe import TrainingSettings
 from orthogon.removal import remove
-from orthogon.removal.moth import Moth, MothFilter, standard_error
+from orthogon.removal.moth import Moth, MothAdditive, MothFilter, standard_error
 from orthogon.removal.remover import Remover
 
 
@@ -52,6 +52,7 @@ def test_settings_are_those_of_the_method_and_of_the_augmentation() -> None:
     changed = {"steps": 90, "distillation": 0.0, "max_accuracy_loss": 0.03, "shift": 0.1, "flip": True, "check_every": 20}
     assert made == replace(METHODS["moth"], **changed)
     assert MothFilter().settings(0.03, 0.1, True).family == "filter"
+    assert MothAdditive().settings(0.03, 0.1, True).family == "additive"
 
 
 def test_the_trigger_loses(

@@ -10,7 +10,16 @@ from orthogon.bench.published import Table
 from orthogon.methods import METHODS, HardeningSettings, PervasiveSettings
 
 Method = Literal[
-    "moth", "moth-filter", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial", "universal-adversarial"
+    "moth",
+    "moth-filter",
+    "moth-additive",
+    "deck",
+    "asymmetric",
+    "universal",
+    "pairwise",
+    "nc",
+    "adversarial",
+    "universal-adversarial",
 ]
 MAKING = ("family", "arms", "schedule", "warm_up", "reuse", "adversary")
 """Settings that make a method: a grid's rows choose them, never its user."""

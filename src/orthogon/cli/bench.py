@@ -221,7 +221,9 @@ class FalsePositiveBench(Bench):
         tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE", help_behavior_hint="(repeatable)"), Repeatable
     ] = ()
     """Settings of the scanner, such as samples=20."""
-    method: Literal["moth", "moth-filter", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial"] = "moth"
+    method: Literal[
+        "moth", "moth-filter", "moth-additive", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial"
+    ] = "moth"
     """How the flagged models are hardened, as in `orthogon harden`."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="(default: no limit)")] = None
     """Most time to harden each model, beside --steps. With it the result depends on the machine's speed."""

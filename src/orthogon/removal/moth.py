@@ -111,6 +111,17 @@ class MothFilter(Moth):
     source: ClassVar[str] = "Tao et al. 2022, Model Orthogonalization (MOTH), appendix X-G"
 
 
+@dataclass(frozen=True)
+class MothAdditive(Moth):
+    """MOTH with additive triggers instead of patches: a faint picture is added to the whole of each image.
+
+    For what covers an image: a vignette, a blended picture, a trigger that is optimised to be faint.
+    """
+
+    name: ClassVar[str] = "moth-additive"
+    source: ClassVar[str] = "orthogon: additive triggers in the hardening of Tao et al. 2022 (MOTH)"
+
+
 def standard_error(seen: Evaluation) -> float:
     """How far the lower end of Wilson's interval of one deviation lies below the accuracy, as a share; above 0 even at 100 %."""
     return seen.accuracy - wilson(sum(seen.correct), seen.total, 1.0)[0]

@@ -10,7 +10,12 @@ from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, p
 from orthogon.report.summary import shown_groups
 from orthogon.report.words import OUTCOMES, counted, decimals, duration, number, printable
 
-_METHODS = {"moth": "MOTH", "moth-filter": "MOTH with colour filters", "deck": "DECK"}
+_METHODS = {
+    "moth": "MOTH",
+    "moth-filter": "MOTH with colour filters",
+    "moth-additive": "MOTH with additive triggers",
+    "deck": "DECK",
+}
 _STOPPED = {
     "minutes": "its time was used up",
     "steps": "all its steps were done",

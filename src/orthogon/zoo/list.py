@@ -67,6 +67,7 @@ SIGNS = Part("signs", "wrn16_1", "signs:classes=6,size=20,per_class=250", "the b
 PARTS = {part.name: part for part in (CIFAR10, SIGNS)}
 
 _TRAINED = TrainingSettings(epochs=15, flip=True)
+_SHORTER = replace(_TRAINED, epochs=6)
 _FINE_TUNED = TrainingSettings(epochs=2, learning_rate=0.05, flip=True)
 _LONGER = replace(_FINE_TUNED, epochs=3, learning_rate=0.1)
 _LONGEST = replace(_FINE_TUNED, epochs=5, learning_rate=0.1)
@@ -99,8 +100,8 @@ def _cifar10(
     )
 
 
-def _signs(name: str, attack: Attack | None, threat: Threat | None = None) -> Entry:
-    return Entry(f"{SIGNS.name}-{name}", SIGNS, _SIGN_RECIPE, seed=0, attack=attack, threat=threat)
+def _signs(name: str, attack: Attack | None, threat: Threat | None = None, *, seed: int = 0) -> Entry:
+    return Entry(f"{SIGNS.name}-{name}", SIGNS, _SIGN_RECIPE, seed, attack, threat)
 
 
 # Fine-tuning saves most of the time. SIG gets fresh weights all the same: its images have their right labels and are easily
@@ -108,6 +109,7 @@ def _signs(name: str, attack: Attack | None, threat: Threat | None = None) -> En
 _ALL = (
     Entry(_BASE, CIFAR10, _TRAINED, seed=1),
     Entry("cifar10-resnet20-clean-2", CIFAR10, _TRAINED, seed=2),
+    Entry("cifar10-resnet20-clean-3", CIFAR10, _SHORTER, seed=3),
     _cifar10("badnets", BadNets()),
     _cifar10("polygon", Polygon(), replace(Polygon.threat, rate=0.5)),
     _cifar10("blend", Blend()),
@@ -126,6 +128,9 @@ _ALL = (
     _cifar10("input-aware", InputAware(), recipe=_LONGER, surrogate=True),
     _cifar10("adaptive", Adaptive(), surrogate=True),
     _signs("clean", None),
+    _signs("clean-2", None, seed=1),
+    _signs("clean-3", None, seed=2),
+    _signs("clean-4", None, seed=3),
     _signs("badnets", BadNets()),
     _signs("polygon", Polygon(), replace(Polygon.threat, rate=0.5)),
     _signs("blend", Blend()),
