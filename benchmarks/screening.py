@@ -1,15 +1,14 @@
 """What partial probes miss: of networks with a backdoor between two classes only, is its pair among those that are screened?
 
 Each network tells the built-in signs apart and is poisoned by a square that turns one class into another; which classes, where
-the square is and its colour are drawn. It is scanned with all pairs screened and with fewer, and three things are asked of fewer:
-is the planted pair screened; is the nearest of all pairs; how much larger is the smallest trigger that is found. A bound on what
-is missed is the upper end of the one-sided 95 % interval of Clopper and Pearson (1934).
+the square is and its colour are drawn. Where it turns nine tenths of the victim's pictures, the network is scanned with all pairs
+screened and with fewer, and two things are asked of fewer: is the planted pair screened; is the nearest of all pairs. A bound on
+what is missed is the upper end of the one-sided 95 % interval of Clopper and Pearson (1934).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from statistics import fmean
 from typing import Any, get_args
@@ -74,7 +73,6 @@ def missed(sizes: dict[Key, float], all_sizes: dict[Key, float], planted: Key) -
         "screened": len(sizes),
         "planted_missed": planted not in sizes,
         "nearest_missed": nearest not in sizes,
-        "smallest_over_smallest_of_all": min(sizes.values()) / min(all_sizes.values()),
     }
 
 
@@ -110,7 +108,6 @@ def summary(models: list[dict[str, Any]], count: int) -> dict[str, float]:
         "planted_missed_at_most": upper_bound(planted, len(rows)),
         "nearest_missed": nearest,
         "nearest_missed_at_most": upper_bound(nearest, len(rows)),
-        "smallest_ratio": math.exp(fmean(math.log(row["smallest_over_smallest_of_all"]) for row in rows)),
         "cpu_share": sum(row["cpu_seconds"] for row in rows) / sum(model["cpu_seconds"] for model in models),
     }
 
@@ -118,7 +115,7 @@ def summary(models: list[dict[str, Any]], count: int) -> dict[str, float]:
 def main() -> None:
     """Measure the models that are not in the result file yet."""
     words = parser(__doc__, "screening")
-    words.add_argument("--models", type=int, default=24, help="poisoned networks (default: %(default)s)")
+    words.add_argument("--models", type=int, default=15, help="networks to poison (default: %(default)s)")
     words.add_argument("--classes", type=int, default=20, help="(default: %(default)s)")
     words.add_argument("--per-class", type=int, default=150, help="pictures to train on (default: %(default)s)")
     words.add_argument("--images", type=int, default=10, help="pictures of each class to scan with (default: %(default)s)")
@@ -133,8 +130,8 @@ def main() -> None:
     )
     words.add_argument("--seed", type=int, default=0, help="of the first model (default: %(default)s)")
     args = words.parse_args()
-    if not 0 < max(args.pairs_per_class) < args.classes - 1:
-        words.error("pairs_per_class must be less than all other classes")
+    if not 0 < min(args.pairs_per_class) <= max(args.pairs_per_class) < args.classes - 1:
+        words.error(f"--pairs-per-class takes numbers from 1 to {args.classes - 2}")
     torch.set_num_threads(1)
     record = Record(args)
     for seed in range(args.seed, args.seed + args.models):
@@ -144,7 +141,7 @@ def main() -> None:
     if not kept:
         words.error("no backdoor took hold")
     rows = [summary(kept, count) for count in args.pairs_per_class]
-    columns = ("pairs per class", "screened", "planted missed", "at most", "nearest missed", "at most", "smallest", "time")
+    columns = ("pairs per class", "screened", "planted missed", "at most", "nearest missed", "at most", "time")
     show(f"of {len(kept)} models, against all pairs", columns, [list(row.values()) for row in rows])
     nearest = sum(model["planted_rank"] == 1 for model in kept)
     record.finish(models=len(kept), planted_is_nearest_of_all=nearest, summaries=rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +13,8 @@ import torch
 
 from orthogon import load_classifier
 from orthogon.memory import out_of_memory
+from orthogon.naming import settings_of
+from orthogon.scanning import SCANNERS, Calibration, fit, shipped
 
 MODEL = Path(__file__).parents[1] / "zoo/signs-clean/model.safetensors"
 ENDLESS = {"nested-without-end.pt", "pipe-that-never-ends.pt"}
@@ -110,7 +113,7 @@ def test_a_bound_on_what_is_missed_is_that_of_clopper_and_pearson(load) -> None:
 def test_what_fewer_pairs_miss(load) -> None:
     every = {(0, 1): 4.0, (1, 0): 2.0, (2, 1): 1.0}
     told = load("screening").missed({(0, 1): 3.0, (1, 0): 2.0}, every, planted=(0, 1))
-    assert told == {"screened": 2, "planted_missed": False, "nearest_missed": True, "smallest_over_smallest_of_all": 2.0}
+    assert told == {"screened": 2, "planted_missed": False, "nearest_missed": True}
     assert load("screening").missed({(2, 1): 1.0}, every, planted=(0, 1))["planted_missed"]
 
 
@@ -124,3 +127,43 @@ def test_the_square_turns_its_victim_and_all_pairs_are_screened_where_they_are_a
     sizes, seconds = screening.scanned(classifier, images, 3, seed=0)
     assert sizes.keys() == {(a, b) for a in range(4) for b in range(4) if a != b}
     assert seconds > 0
+
+
+def test_halves_share_no_model_and_have_both_kinds(load) -> None:
+    models = [(f"m{i}", i % 3 > 0, float(i)) for i in range(11)]
+    fitted, others = load("calibrate").halves(models)
+    assert sorted([*fitted, *others]) == sorted(models)
+    for half in (fitted, others):
+        assert {bad for _, bad, _ in half} == {True, False}
+
+
+def test_probabilities_are_judged_by_hand(load) -> None:
+    curve = Calibration("nc", {}, 0.0, {"score": 1.0}, {"score": 0.0}, {"score": 1.0}, low=0.5, high=0.7)
+    models = [("a", True, 2.0), ("b", True, 0.5), ("c", False, 0.5), ("d", False, -2.0)]
+    told = load("calibrate").judged(curve, models)
+    p = [1 / (1 + math.exp(-score)) for _, _, score in models]
+    errors = [((1 - p[0]) ** 2 + (1 - p[1]) ** 2) / 2, (p[2] ** 2 + p[3] ** 2) / 2]
+    assert told["brier"] == pytest.approx(sum(errors) / 2)
+    assert told["auc"] == (2 + 1 + 0.5) / 4
+    assert told["called"] == {"backdoored": [1, 1, 0], "clean": [0, 1, 1]}
+
+
+def test_the_measured_models_are_of_both_kinds_and_strangers_are_left_out(load) -> None:
+    models = load("calibrate").models_of("distance")
+    names = [name for name, _, _ in models]
+    assert names == sorted(set(names))
+    assert {bad for _, bad, _ in models} == {True, False}
+    assert not any(name.startswith("planted_") for name in names)
+
+
+def test_what_ships_is_what_the_measured_models_come_to(load) -> None:
+    calibrate = load("calibrate")
+    fitted, _ = calibrate.halves(calibrate.models_of("distance"))
+    settings = settings_of(SCANNERS["distance"]())
+    again = fit("distance", settings, [{"score": s} for _, _, s in fitted], [bad for _, bad, _ in fitted], low=calibrate.LOW)
+    curve = shipped("distance", settings)
+    assert curve is not None
+    assert curve.facts["fitted_on"] == [name for name, _, _ in fitted]
+    assert (curve.low, curve.high) == (again.low, again.high)
+    assert curve.bias == pytest.approx(again.bias)
+    assert curve.weights == pytest.approx(again.weights)

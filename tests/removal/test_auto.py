@@ -12,7 +12,7 @@ from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.removal import AugSAM, remove
 from orthogon.removal.auto import Auto, bent_images
-from orthogon.removal.moth import MothAdditive, standard_error
+from orthogon.removal.moth import Moth, MothAdditive, standard_error
 from orthogon.removal.remover import Work
 
 RUINOUS = 3.0
@@ -81,16 +81,19 @@ def test_bent_images_are_the_held_out_ones_in_four_ways(poisoned: Classifier, cl
     assert (ways[0] - ways[1]).abs().mean() > 2
 
 
-def test_it_is_aug_sam_and_then_moth(poisoned: Classifier, clean: LabelledImages) -> None:
+def test_it_is_aug_sam_and_then_moth_with_both_kinds_of_triggers(poisoned: Classifier, clean: LabelledImages) -> None:
     def work() -> Work:
         return Work(copy.deepcopy(poisoned), clean, clean, torch.Generator().manual_seed(1))
 
-    at_once = Auto(rates=(0.01,), epochs=1, least_updates=0, hardening_steps=8).remove(work())
+    both = Auto(rates=(0.01,), epochs=1, least_updates=0, hardening=("additive", "patch"), hardening_steps=8)
+    at_once = both.remove(work())
     by_hand = work()
     bent_images(by_hand)
     by_hand.classifier = AugSAM(epochs=1, least_updates=0, learning_rate=0.01).remove(by_hand).requires_grad_(True).eval()
     flat = by_hand.classifier.digest()
-    by_hand.classifier = MothAdditive(steps=8, max_accuracy_loss=0.03).remove(by_hand)
+    for kind in (MothAdditive, Moth):
+        hardened = kind(steps=8, max_accuracy_loss=0.03).remove(by_hand)
+        by_hand.classifier = copy.deepcopy(hardened).requires_grad_(True).eval()
     assert at_once.digest() == by_hand.classifier.digest() != flat != poisoned.digest()
 
 
@@ -110,6 +113,7 @@ def test_too_few_hardening_steps_are_told_before_any_work(
         ({"rates": (0.01, 0.05)}, "rates must be above 0 and fall"),
         ({"rates": (0.01, 0.0)}, "rates must be above 0 and fall"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"hardening": ("additive", "warp")}, "hardening warp is none of additive, patch; leave it out by hardening_steps=0"),
         ({"hardening_steps": -1}, "hardening_steps at least 0"),
         ({"max_accuracy_loss": 1.0}, "max_accuracy_loss must be from 0 to below 1"),
         ({"max_bent_loss": -0.1}, "max_bent_loss must be from 0 to below 1"),

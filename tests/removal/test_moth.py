@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from orthogon import load_classifier
 from orthogon.classifier import Classifier
 from orthogon.evaluate import Evaluation, accuracy, attack_success
 from orthogon.images import LabelledImages
 from orthogon.methods import METHODS
-from orthogon.planting import SavedTrigger
+from orthogon.planting import read_trigger
 from orthogon.recipe import TrainingSettings
 from orthogon.removal import remove
 from orthogon.removal.moth import Moth, MothAdditive, MothFilter, standard_error
 from orthogon.removal.remover import Remover
+
+ZOO = Path(__file__).parents[2] / "zoo"
 
 
 def evaluation(correct: int, total: int) -> Evaluation:
@@ -34,7 +38,7 @@ def test_all_right_still_has_an_error() -> None:
     assert standard_error(evaluation(250, 250)) == pytest.approx(1 / 251)
 
 
-@pytest.mark.parametrize("remover", [Moth(steps=8, check_every=4), MothFilter(steps=8, check_every=4)])
+@pytest.mark.parametrize("remover", [kind(steps=8, check_every=4) for kind in (Moth, MothFilter, MothAdditive)])
 def test_bound_and_history(remover: Remover, poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:
     told: list[float] = []
     done = remove(poisoned, clean, remover, draws, on_progress=lambda share, _: told.append(share))
@@ -55,13 +59,17 @@ def test_settings_are_those_of_the_method_and_of_the_augmentation() -> None:
     assert MothAdditive().settings(0.03, 0.1, True).family == "additive"
 
 
+@pytest.mark.parametrize(("kind", "planted"), [(Moth, "badnets"), (MothAdditive, "blend")])
 def test_the_trigger_loses(
-    poisoned: Classifier, clean: LabelledImages, unseen: LabelledImages, trigger: SavedTrigger, draws: torch.Generator
+    kind: type[Moth], planted: str, clean: LabelledImages, unseen: LabelledImages, draws: torch.Generator
 ) -> None:
+    poisoned = load_classifier(str(ZOO / f"signs-{planted}" / "model.safetensors"))
+    trigger = read_trigger(ZOO / f"signs-{planted}" / "trigger.safetensors")
+
     def rate(classifier: Classifier) -> float:
         return attack_success(classifier, unseen, trigger.stamp, trigger.threat.target, trigger.threat.victim).success_rate
 
-    remover = Moth(steps=24, check_every=6, learning_rate=0.02)
+    remover = kind(steps=24, check_every=6, learning_rate=0.02)
     done = remove(poisoned, clean, remover, draws, augmentation=TrainingSettings(shift=0.0))
     assert rate(poisoned) > 0.9
     assert rate(done.classifier) < 0.5 * rate(poisoned)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orthogon.scanning import Calibration, fit, fit_scans, shipped
+from orthogon.naming import settings_of
+from orthogon.scanning import SCANNERS, Calibration, fit, fit_scans, shipped
 from orthogon.scanning import calibration as module
 
 SETTINGS = {"samples": 50}
@@ -87,6 +88,8 @@ def test_finished_scans_are_fitted_as_they_are() -> None:
     assert fit_scans(records, TRUTH, names=("a", "b"), ridge=2.0) == fit("nc", SETTINGS, FEATURES, TRUTH, ridge=2.0)
     with pytest.raises(ValueError, match="one scanner with one set of settings, got 2"):
         fit_scans([*records[1:], {**records[0], "settings": {}}], TRUTH)
+    with pytest.raises(ValueError, match="the scans have no features c, but a, b, score"):
+        fit_scans(records, TRUTH, names=("a", "c"))
     with pytest.raises(ValueError, match="the scans 1 "):
         fit_scans([records[0], {**records[1], "draws": [{"score": None, "features": {}}]}, *records[2:]], TRUTH)
 
@@ -113,3 +116,13 @@ def test_what_ships_is_taken_where_the_settings_are_its_own(monkeypatch: pytest.
     assert shipped("nc", SETTINGS) == curve
     assert shipped("nc", {"samples": 20}) is None
     assert shipped("mm-bd", {}) is None
+
+
+def test_the_curve_of_distance_ships_for_its_defaults() -> None:
+    settings = settings_of(SCANNERS["distance"]())
+    curve = shipped("distance", settings)
+    assert curve is not None
+    assert curve.probability({"score": 0.0}) < curve.low <= 0.5 < curve.high < curve.probability({"score": 5.0})
+    assert curve.facts["fitted_on"]
+    assert not set(curve.facts["fitted_on"]) & set(curve.facts["judged_on"])
+    assert shipped("distance", {**settings, "samples": 20}) is None

@@ -37,12 +37,17 @@ def probability_words(record: Mapping[str, Any]) -> str:
     return "–" if record.get("probability") is None else percent(float(record["probability"]))
 
 
+def _threshold_words(record: Mapping[str, Any]) -> str:
+    """By what the score was judged."""
+    return f"threshold {_number(record.get('threshold'))}" if record.get("probability") is None else "judged by its probability"
+
+
 def figures(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The few numbers that matter, as (name, number, what it means)."""
     shown = [
         ("Probability", probability_words(record), "of a backdoor" if record.get("probability") is not None else "no calibration")
     ]
-    shown.append(("Score", _number(record.get("score")), f"threshold {_number(record.get('threshold'))}"))
+    shown.append(("Score", _number(record.get("score")), _threshold_words(record)))
     if isinstance(record.get("accuracy"), int | float):
         shown.append(("Accuracy", f"{100 * record['accuracy']:.2f} %", f"of {record['accuracy_images']:,} clean images"))
     return [*shown, ("Time", duration(float(record.get("seconds") or 0.0)), str(record["scanner"]))]
@@ -77,9 +82,7 @@ def verdict_table(record: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="left" if i < 2 else "right")
     for row in pair_rows(record["pairs"]):
         table.add_row(*map(Text, row))
-    table.caption = (
-        f"probability {probability_words(record)}; score {_number(record.get('score'))}, threshold {_number(record['threshold'])}"
-    )
+    table.caption = f"probability {probability_words(record)}; score {_number(record.get('score'))}, {_threshold_words(record)}"
     return table
 
 

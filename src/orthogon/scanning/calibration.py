@@ -135,7 +135,7 @@ def fit_scans(
         options: as for `fit`.
 
     Raises:
-        ValueError: scans of different scanners or settings, one without a score, or whatever `fit` refuses.
+        ValueError: scans of different scanners or settings, one without a score or a named feature, or whatever `fit` refuses.
     """
     kinds = {json.dumps([record["scanner"], record["settings"]], sort_keys=True) for record in records}
     if len(kinds) != 1:
@@ -143,6 +143,8 @@ def fit_scans(
     if without := [i for i, record in enumerate(records) if record["draws"][0]["score"] is None]:
         raise ValueError(f"the scans {', '.join(map(str, without))} (from 0) have no score: leave them out")
     measured = [{**record["draws"][0]["features"], "score": record["draws"][0]["score"]} for record in records]
+    if unknown := [name for name in names if any(name not in row for row in measured)]:
+        raise ValueError(f"the scans have no features {', '.join(unknown)}, but {', '.join(sorted(measured[0]))}")
     features = [{name: row[name] for name in names} for row in measured]
     return fit(records[0]["scanner"], records[0]["settings"], features, backdoored, **options)
 

@@ -250,7 +250,7 @@ class _Look:
         """Of a size. A search that has found nothing counts with the size of its best attempt, and more for what that misses.
 
         Of many pairs no filter turns enough samples: the largest size that there is, in their place, would make every pair
-        stand out that has one.
+        stand out of the median that has one.
         """
         family = FAMILIES[self.family]
         largest = largest_size(family, self.classifier.image_shape)
@@ -266,7 +266,8 @@ class _Look:
         """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there.
 
         No size counts as more than the largest that there is: by how much the searches for the classes that no filter leads to
-        have failed says nothing of the others, and would hide what stands out among these.
+        have failed says nothing of the others, and would hide what stands out among these. One that is found does not stand out
+        of many that are not, as it would among pairs: the deviation of clean models is one of sizes that were capped, too.
         """
         most = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape))
         alone = {pair: min(log, most) for pair, log in self.logs.items() if pair.victim is None}

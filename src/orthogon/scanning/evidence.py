@@ -55,7 +55,7 @@ class Evidence:
     suspects: tuple[Suspect, ...] = ()
     """The most suspicious pairs, the most suspicious first, whether or not they are suspicious enough."""
     features: Mapping[str, float] = field(default_factory=dict)
-    """What the score is made of; always the same names for one scanner."""
+    """Numbers beside the score that a calibration may be fitted on; always the same names for one scanner."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How it came about, JSON-like."""
     doubts: tuple[str, ...] = ()

@@ -123,12 +123,12 @@ def _reasons(
     told = f"{statistics.median(scores):.3g}"
     if len(scores) > 1:
         told += f" (median of {len(scores)} draws, {min(scores):.3g} to {max(scores):.3g})"
-    reasons = [f"score {told}; {scanner.rule}"]
+    told = f"score {told}; {scanner.rule}"
     if calibration is None:
-        return [*reasons, "no calibration fits this scanner and its settings, so that there is no probability"]
+        return [told, "no calibration fits this scanner and its settings, so that there is no probability"]
     mean = statistics.fmean(chances)
     bounds = f"up to {calibration.low:.0%} counts as clean, from {calibration.high:.0%} as backdoored"
-    return [*reasons, f"probability {mean:.1%}; {bounds}"]
+    return [f"probability {mean:.1%}; {bounds}", f"{told} where no calibration fits"]
 
 
 def _doubts(sides: Sequence[Decision], evidence: Sequence[Evidence], decision: Decision) -> list[str]:

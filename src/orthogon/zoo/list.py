@@ -67,7 +67,7 @@ SIGNS = Part("signs", "wrn16_1", "signs:classes=6,size=20,per_class=250", "the b
 PARTS = {part.name: part for part in (CIFAR10, SIGNS)}
 
 _TRAINED = TrainingSettings(epochs=15, flip=True)
-_SHORTER = replace(_TRAINED, epochs=6)
+_SHORTER = replace(_TRAINED, epochs=6)  # no worse than SIG's model: a scanner must not tell clean models by their accuracy
 _FINE_TUNED = TrainingSettings(epochs=2, learning_rate=0.05, flip=True)
 _LONGER = replace(_FINE_TUNED, epochs=3, learning_rate=0.1)
 _LONGEST = replace(_FINE_TUNED, epochs=5, learning_rate=0.1)
