@@ -6,7 +6,21 @@ Apart from the loop, so that the command line tells them without waiting for PyT
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+Method: TypeAlias = Literal[
+    "moth",
+    "moth-filter",
+    "moth-additive",
+    "deck",
+    "asymmetric",
+    "universal",
+    "pairwise",
+    "nc",
+    "adversarial",
+    "universal-adversarial",
+]
+"""The names of the methods."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from orthogon import runs
 from orthogon.report import write_report
 from orthogon.report.scanned import read_scanned
 from orthogon.report.scanned_sarif import sarif
-from orthogon.report.scanned_words import fleet_table, headline, verdict_table
+from orthogon.report.scanned_words import fleet_table, headline, rule_words, verdict_table
 
 PAIR = {
     "victim": None,
@@ -69,6 +69,9 @@ def test_tables() -> None:
     told = shown(verdict_table(record(probability=None)))
     assert "Verdict: backdoored" in told
     assert "probability –; score 3.25, threshold 1.30" in told
+    assert "score 3.25, judged by its probability" in shown(verdict_table(record(probability=0.9)))
+    assert rule_words(record(probability=None)) == "a rule"
+    assert rule_words(record(probability=0.9)) == "a rule where no calibration fits"
     rows = [
         {"model": "a.pt", "outcome": "backdoored", **record()},
         {"model": "b.pt", "outcome": "timed out", "reasons": ["not finished after 3 seconds"]},

@@ -53,7 +53,8 @@ def test_reasons_tell_why() -> None:
     assert "the draws disagree: 1 clean, 1 backdoored" in judged(NC, [found(2.5), found(1.5)]).reasons
     assert "one class has no images" in judged(NC, [found(1.0, "one class has no images")]).reasons
     between = judged(NC, [found(0.0)], CURVE).reasons
-    assert "probability 50.0%; up to 30% counts as clean, from 70% as backdoored" in between
+    assert between[0] == "probability 50.0%; up to 30% counts as clean, from 70% as backdoored"
+    assert between[1].endswith(" where no calibration fits")
     assert "the probability lies between the bounds" in between
     assert judged(NC, [found(1.0), found(4.0), found(3.0)]).score == 3.0
 

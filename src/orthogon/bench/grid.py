@@ -7,20 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from orthogon.bench.published import Table
-from orthogon.methods import METHODS, HardeningSettings, PervasiveSettings
+from orthogon.methods import METHODS, HardeningSettings, Method, PervasiveSettings
 
-Method = Literal[
-    "moth",
-    "moth-filter",
-    "moth-additive",
-    "deck",
-    "asymmetric",
-    "universal",
-    "pairwise",
-    "nc",
-    "adversarial",
-    "universal-adversarial",
-]
 MAKING = ("family", "arms", "schedule", "warm_up", "reuse", "adversary")
 """Settings that make a method: a grid's rows choose them, never its user."""
 _PERVASIVE = {field.name for field in fields(PervasiveSettings)}

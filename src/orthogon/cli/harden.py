@@ -12,7 +12,7 @@ import tyro
 from orthogon.cli.presets import to_be_given
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
-from orthogon.methods import METHODS, HardeningSettings, PervasiveSettings
+from orthogon.methods import METHODS, HardeningSettings, Method, PervasiveSettings
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,7 @@ class Harden(Command):
     distances) and report.html. The model kept is never below the accuracy bound; killed, the same command goes on.
     """
 
-    method: tyro.conf.Positional[
-        Literal[
-            "moth",
-            "moth-filter",
-            "moth-additive",
-            "deck",
-            "asymmetric",
-            "universal",
-            "pairwise",
-            "nc",
-            "adversarial",
-            "universal-adversarial",
-        ]
-    ]
+    method: tyro.conf.Positional[Method]
     """How to harden."""
     model: ModelWords
     images: ImageWords

@@ -12,7 +12,7 @@ from orthogon.report.pictures import image_uri
 from orthogon.report.reading import model_name
 from orthogon.report.rendering import render
 from orthogon.report.scanned import ScannedRun, SuspectPictures
-from orthogon.report.scanned_words import HEAD, figures, headline, pair_rows, pair_words
+from orthogon.report.scanned_words import HEAD, figures, headline, pair_rows, pair_words, rule_words
 from orthogon.report.summary import shown_groups
 from orthogon.report.words import command_line, counted, decimals, number, percent, printable
 
@@ -40,7 +40,7 @@ def scan_page(run: ScannedRun) -> str:
             }
             for draw in record["draws"]
         ],
-        rule=printable(str(record["rule"])),
+        rule=rule_words(record),
         provenance=_provenance(run),
         command=_command(run),
     )

@@ -37,6 +37,11 @@ def probability_words(record: Mapping[str, Any]) -> str:
     return "–" if record.get("probability") is None else percent(float(record["probability"]))
 
 
+def rule_words(record: Mapping[str, Any]) -> str:
+    """What the score is, and from where on it flags a model unless a calibration decides."""
+    return printable(str(record["rule"])) + ("" if record.get("probability") is None else " where no calibration fits")
+
+
 def _threshold_words(record: Mapping[str, Any]) -> str:
     """By what the score was judged."""
     return f"threshold {_number(record.get('threshold'))}" if record.get("probability") is None else "judged by its probability"
