@@ -113,7 +113,6 @@ def test_too_few_hardening_steps_are_told_before_any_work(
         ({"rates": (0.01, 0.05)}, "rates must be above 0 and fall"),
         ({"rates": (0.01, 0.0)}, "rates must be above 0 and fall"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"hardening": ("additive", "warp")}, "hardening warp is none of additive, patch; leave it out by hardening_steps=0"),
         ({"hardening_steps": -1}, "hardening_steps at least 0"),
         ({"max_accuracy_loss": 1.0}, "max_accuracy_loss must be from 0 to below 1"),
         ({"max_bent_loss": -0.1}, "max_bent_loss must be from 0 to below 1"),

@@ -70,10 +70,6 @@ class Auto(Remover):
             raise ValueError(
                 f"epochs must be at least 1 and hardening_steps at least 0, got {self.epochs} and {self.hardening_steps}"
             )
-        if unknown := [name for name in self.hardening if name not in _HARDENERS]:
-            raise ValueError(
-                f"hardening {', '.join(unknown)} is none of {', '.join(_HARDENERS)}; leave it out by hardening_steps=0"
-            )
         for name in ("max_accuracy_loss", "max_bent_loss", "max_hardening_loss"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
