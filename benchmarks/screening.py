@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
+from functools import partial
 from statistics import fmean
 from typing import Any, get_args
 
@@ -21,7 +23,7 @@ from orthogon.attacks import BadNets, Materials, Threat, poison
 from orthogon.attacks.patch import Corner
 from orthogon.classifier import Classifier
 from orthogon.data.signs import signs
-from orthogon.evaluate import accuracy
+from orthogon.evaluate import accuracy, attack_success
 from orthogon.images import LabelledImages
 from orthogon.recipe import TrainingSettings
 from orthogon.scanning import SCANNERS, scan
@@ -50,11 +52,8 @@ def poisoned_network(seed: int, classes: int, per_class: int, size: int, square:
     recipe = TrainingSettings(epochs=30, batch=64, shift=0.05, precision="float32")
     fit(classifier, poison(attack, made, materials).images, recipe, generator)
     judged = signs(classes, size, per_class, seed, "test")
-    clean = accuracy(classifier, judged).accuracy
-    victims = judged.select((judged.labels == victim).nonzero().flatten())
-    with torch.no_grad():
-        answers = classifier(attack.stamp(made, victims.floats(torch.device("cpu")))).argmax(1)
-    return classifier, (victim, target), {"accuracy": clean, "success": float((answers == target).float().mean())}
+    success = attack_success(classifier, judged, partial(attack.stamp, made), target, victim).success_rate
+    return classifier, (victim, target), {"accuracy": accuracy(classifier, judged).accuracy, "success": success}
 
 
 def scanned(classifier: Classifier, images: LabelledImages, pairs_per_class: int, seed: int) -> tuple[dict[Key, float], float]:
@@ -66,14 +65,10 @@ def scanned(classifier: Classifier, images: LabelledImages, pairs_per_class: int
     return {(victim, target): size for victim, target, size in quick if victim is not None}, sum(os.times()[:4]) - began
 
 
-def missed(sizes: dict[Key, float], all_sizes: dict[Key, float], planted: Key) -> dict[str, Any]:
+def missed(screened: Collection[Key], all_sizes: dict[Key, float], planted: Key) -> dict[str, Any]:
     """What a scan with fewer pairs has missed of one with all of them."""
     nearest = min(all_sizes, key=all_sizes.__getitem__)
-    return {
-        "screened": len(sizes),
-        "planted_missed": planted not in sizes,
-        "nearest_missed": nearest not in sizes,
-    }
+    return {"screened": len(screened), "planted_missed": planted not in screened, "nearest_missed": nearest not in screened}
 
 
 def upper_bound(misses: int, tries: int) -> float:
