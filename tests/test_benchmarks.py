@@ -23,7 +23,7 @@ from orthogon.images import LabelledImages
 from orthogon.inversion import Request, invert
 from orthogon.pairs import Outcome, Pair
 from orthogon.protocols import InversionSettings, Stage
-from orthogon.triggers import Patch
+from orthogon.triggers import Colour, Patch
 
 
 @pytest.fixture
@@ -274,6 +274,13 @@ def test_stamps_are_compared_in_grey_levels(load, generator: torch.Generator) ->
     assert module.correlation(change, 2 * change + 1) == pytest.approx(1)
     assert module.correlation(change, -change) == pytest.approx(-1)
     assert module.correlation(change, torch.zeros_like(change)) == 0
+
+
+def test_a_stamp_that_is_a_colour_map_is_fitted_by_it(load, generator: torch.Generator) -> None:
+    images = 0.3 + 0.4 * torch.rand(5, 3, 6, 6, generator=generator)
+    stamped = 0.9 * images + 0.05 * images.flip(1) - 0.02
+    mapped = Colour().stamp(load("colour_maps").fitted(images, stamped), images[None])[0]
+    torch.testing.assert_close(mapped, stamped, atol=1e-5, rtol=0)
 
 
 def test_pictures_stand_in_rows(load, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orthogon.results import write_triggers
     from orthogon.scanning import SCANNERS, scan
     from orthogon.training import fit
-    from orthogon.triggers import FAMILIES, Additive, Filter, Patch, TriggerFamily, Warp
+    from orthogon.triggers import FAMILIES, Additive, Colour, Filter, Patch, TriggerFamily, Warp
 
     __version__: str
 
@@ -50,6 +50,7 @@ __all__ = [
     "Additive",
     "Attack",
     "Classifier",
+    "Colour",
     "DistanceMatrix",
     "Filter",
     "Hardening",
@@ -121,7 +122,7 @@ _HOMES = {
     "results": ("write_triggers",),
     "scanning": ("SCANNERS", "scan"),
     "training": ("fit",),
-    "triggers": ("FAMILIES", "Additive", "Filter", "Patch", "TriggerFamily", "Warp"),
+    "triggers": ("FAMILIES", "Additive", "Colour", "Filter", "Patch", "TriggerFamily", "Warp"),
 }
 _HOME_OF = {name: f"orthogon.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -71,8 +71,8 @@ class HardeningSettings:
     """How a model is hardened. The first six fields make the method; the others are its numbers."""
 
     family: str = "patch"
-    """Of the triggers: patch, filter (colour statistics), warp (bent images), additive (a faint picture), or
-    pervasive (changed features, decoded)."""
+    """Of the triggers: patch, filter (colour statistics), colour (a map of colours), warp (bent images),
+    additive (a faint picture), or pervasive (changed features, decoded)."""
     arms: Literal["symmetric", "directed", "universal", "none"] = "symmetric"
     """What is hardened together: both directions of a pair (MOTH, section IV-B), one direction, every class to one target,
     or nothing."""

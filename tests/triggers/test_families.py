@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orthogon.triggers import FAMILIES, Additive, Filter, Patch, Trigger, TriggerFamily, Warp
+from orthogon.triggers import FAMILIES, Additive, Colour, Filter, Patch, Trigger, TriggerFamily, Warp
 
 SHAPE = (3, 5, 4)
 
@@ -93,6 +93,18 @@ def _plain_additive_size(trigger: Trigger) -> Tensor:
     return ((255 * trigger["change"]).square().mean((1, 2, 3)) + 1e-8).sqrt() - 1e-4
 
 
+def _plain_colour(trigger: Trigger, images: Tensor) -> Tensor:
+    """A matrix on the channels, and a shift."""
+    change = trigger["change"] @ trigger["moments"].inverse()
+    mixed = torch.einsum("noi,nbihw->nbohw", change[..., :-1], images)
+    return (images + mixed + change[:, None, :, -1, None, None]).clamp(0, 1)
+
+
+def _plain_colour_size(trigger: Trigger) -> Tensor:
+    """Rounded off below a ten thousandth of a grey level."""
+    return ((255 * trigger["change"]).square().sum((1, 2)) / SHAPE[0] + 1e-8).sqrt() - 1e-4
+
+
 class Row(NamedTuple):
     """A family, its unit, the most that each searched tensor can be, and the formulas of stamp and size, written plainly."""
 
@@ -113,6 +125,9 @@ FAMILIES_UNDER_TEST = {
         {"mean": 1.0, "std": 0.5},
         _plain_filter,
         _plain_filter_size,
+    ),
+    "colour": Row(
+        Colour(), "root mean square change in grey levels of 255", {"change": 1.0}, _plain_colour, _plain_colour_size, -1.0
     ),
     "warp": Row(Warp(), "mean displacement in pixels", {"field": 8.0}, _plain_warp, _plain_warp_size, -8.0),
     "additive": Row(

@@ -71,7 +71,7 @@ class Grid:
     paper: str
     rows: tuple[Row, ...]
     subjects: tuple[Subject, ...]
-    distances: Literal["own", "patch", "filter", "warp", "additive", "pervasive"] = "own"
+    distances: Literal["own", "patch", "filter", "colour", "warp", "additive", "pervasive"] = "own"
     """Kind of trigger that measures all rows; own: the kind that hardens a row."""
 
     def chosen(self, keys: str | None) -> tuple[Row, ...]:

@@ -50,7 +50,7 @@ class Harden(Command):
     measure: Literal["fast", "paper", "screen", "none"] = "fast"
     """Protocol of the distances before and after; none leaves them out. What you claim of a hardened model deserves paper: its
     triggers are harder to find, and the quicker protocols flatter it."""
-    distances: Literal["own", "patch", "filter", "warp", "additive", "pervasive"] = "own"
+    distances: Literal["own", "patch", "filter", "colour", "warp", "additive", "pervasive"] = "own"
     """Kind of trigger whose sizes are the distances: own is the kind that hardens, another one a second opinion."""
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
     """Pairs to measure: all; 0-1,2-5; random:20."""

@@ -32,10 +32,10 @@ class Measure(Command):
     images: ImageWords
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
     """all; 0-1,2-5 (victim-target, by number); random:20; "*-3" (every class to 3); universal (every class to each)."""
-    family: Literal["patch", "filter", "warp", "additive", "pervasive"] = "patch"
+    family: Literal["patch", "filter", "colour", "warp", "additive", "pervasive"] = "patch"
     """Kind of trigger: patch, a pattern under a mask; filter, a mean and a deviation that each colour channel is given;
-    warp, a smooth field that bends the image; additive, a faint picture that is added to it; pervasive, features changed
-    region by region and decoded (DECK), by --encoder and --decoder."""
+    colour, one map of the colours of all pixels; warp, a smooth field that bends the image; additive, a faint picture that
+    is added to it; pervasive, features changed region by region and decoded (DECK), by --encoder and --decoder."""
     protocol: Literal["fast", "paper", "screen", "neural-cleanse"] = "fast"
     """fast agrees with paper (100 samples, 1000 epochs, best of 3) in a fraction of its time; screen is a quick upper
     bound for many classes; neural-cleanse is that paper's own search, meant for --pairs universal."""

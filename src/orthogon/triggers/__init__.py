@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from orthogon.methods import PervasiveSettings
 from orthogon.triggers.additive import Additive
+from orthogon.triggers.colour import Colour
 from orthogon.triggers.family import Measured, Notes, Seen, Trigger, TriggerFamily
 from orthogon.triggers.filter import Filter
 from orthogon.triggers.patch import Patch
@@ -16,6 +17,7 @@ from orthogon.triggers.warp import Warp
 FAMILIES: dict[str, TriggerFamily] = {
     "patch": Patch(),
     "filter": Filter(),
+    "colour": Colour(),
     "warp": Warp(),
     "additive": Additive(),
     "pervasive": Pervasive(),
@@ -44,6 +46,7 @@ def _opened_once(settings: PervasiveSettings) -> Pervasive:
 __all__ = [
     "FAMILIES",
     "Additive",
+    "Colour",
     "Filter",
     "Measured",
     "Notes",

@@ -1,0 +1,103 @@
+"""Colour triggers: the same affine map of the colours of every pixel, as most photographic filters nearly are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
+
+_LEVELS = 255.0
+"""Grey levels from black to white."""
+_FINE = 8 / 255
+"""Smaller changes move by a share of this in a gradient step, larger ones by a share of their own."""
+_ROUND = 1e-4
+"""Grey levels; sizes are rounded off below it, so that no change at all has a gradient."""
+
+
+@dataclass(frozen=True)
+class Colour(SizeOfItsOwn):
+    """x' = x + W L⁻¹ (x, 1) for the colours x of every pixel, clamped to [0, 1]: channels are scaled, mixed and shifted.
+
+    Photographic filters are nearly that (`benchmarks/colour_maps.py`). The size is the root mean square change over the pixels
+    and channels of the samples, before images are clamped, in grey levels. L is the Cholesky factor of the mean of (x, 1)(x, 1)ᵀ
+    over these pixels, so that the size is that of W, 255 · ‖W‖ / √c, and no entry of W counts for more than another.
+
+    A trigger is `change`, W (n, c, c + 1) in [-1, 1], with `moments`, L (n, c + 1, c + 1), as a constant. Its free parameters are
+    asinh of W in units of 8 grey levels.
+    """
+
+    start: float = 0.5
+    """Free parameters start at U(-start, start): changes of 4.6 grey levels, root mean square, of three channels. From twice as
+    far, at half the penalty, the search for Gotham's map ended in one of twice its size."""
+
+    name: str = "colour"
+    unit: str = "root mean square change in grey levels of 255"
+
+    def typical(self, image_shape: tuple[int, int, int]) -> float:
+        """Half the range: to make every colour the same grey takes less."""
+        return _LEVELS / 2
+
+    def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """L of all pixels, each as if it had noise of one grey level: grey images have moments of full rank, too."""
+        pixels = _with_one(samples.double()).transpose(0, 1).flatten(1)
+        moments = pixels @ pixels.T / pixels.shape[1]
+        noise = torch.eye(len(moments), dtype=moments.dtype, device=moments.device) / _LEVELS**2
+        return {"moments": torch.linalg.cholesky(moments + noise).float()[None].cpu()}
+
+    def draw(self, samples: Float[Tensor, "count c h w"], generator: torch.Generator) -> Trigger:
+        """Free parameters of one random map."""
+        channels = samples.shape[1]
+        return {
+            "change": self.start * (2 * torch.rand(1, channels, channels + 1, generator=generator) - 1),
+            **self.constants(samples),
+        }
+
+    def realise(self, free: Trigger) -> Trigger:
+        """Each entry of a map changes colours by the whole range at the most."""
+        most = _most(free["change"])
+        return {"change": _FINE * torch.sinh(free["change"].clamp(-most, most)), "moments": free["moments"].detach()}
+
+    def free(self, trigger: Trigger) -> Trigger:
+        """The inverse of `realise`."""
+        return {**trigger, "change": torch.asinh(trigger["change"] / _FINE)}
+
+    def confine(self, free: Trigger) -> None:
+        """Changes out of the range are set back to its ends, where their gradient is that of within."""
+        most = _most(free["change"])
+        free["change"].copy_(free["change"].clamp(-most, most))
+
+    def stamp(
+        self, trigger: Trigger, images: Float[Tensor, "n b c h w"], notes: Notes | None = None
+    ) -> Float[Tensor, "n b c h w"]:
+        """Each map on its own images."""
+        change = torch.linalg.solve_triangular(trigger["moments"], trigger["change"], upper=False, left=False)
+        return (images + torch.einsum("noi,nbihw->nbohw", change, _with_one(images))).clamp(0, 1)
+
+    def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
+        """The root mean square change of the samples, before they are clamped."""
+        squares = (_LEVELS * trigger["change"]).square().sum(2).mean(1)
+        return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
+
+    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
+        """The same map, fainter."""
+        return {**trigger, "change": share * trigger["change"]}
+
+    def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
+        """Noise on every entry, within the range."""
+        change = trigger["change"]
+        return {**trigger, "change": (change + amount * noise_like(change, generators)).clamp(-1, 1)}
+
+
+def _with_one(images: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n d h w"]:
+    """One more channel, which is 1 everywhere."""
+    return torch.cat([images, torch.ones_like(images[..., :1, :, :])], -3)
+
+
+def _most(like: Tensor) -> Tensor:
+    """The free parameter of the largest change; a tensor, because at a bound that is a number there is no gradient."""
+    return torch.full((), math.asinh(1 / _FINE), dtype=like.dtype, device=like.device)
