@@ -188,8 +188,9 @@ class HardeningSettings:
 MOTH = HardeningSettings()
 """Patch triggers, both directions together, the most promising pair next."""
 
-DECK = replace(MOTH, family="pervasive")
-"""MOTH's schedule with pervasive triggers (DECK)."""
+DECK = replace(MOTH, family="pervasive", steps=1500, updates_per_pick=9)
+"""MOTH's schedule with pervasive triggers (DECK). Their searches are dear, so each pick trains three times as much as MOTH's do;
+measured on ten classes."""
 
 _ADVERSARIAL = replace(MOTH, arms="none", schedule="round robin", warm_up="none", adversary="pgd", distillation=0.0)
 

@@ -126,7 +126,8 @@ def test_deck_hardens_and_its_networks_stand_in_the_results(trained: Path, resul
 
 
 def bench(model: Path, grid: str, rows: str) -> tuple[object, ...]:
-    numbers = ("--pairs", "0-1", "--arms-per-pick", 2, "--trigger-samples", 6, "--out", "run")
+    updates = ("--arms-per-pick", 2, "--updates-per-pick", 2, "--trigger-samples", 6)
+    numbers = ("--pairs", "0-1", *updates, "--out", "run")
     return ("bench", grid, "--model", model, "--data", SIGNS, *SMALL, *numbers, "--rows", rows, "--subject", "cifar10-resnet20")
 
 

@@ -48,6 +48,21 @@ def test_no_change_is_none() -> None:
     assert Colour().size(trigger).tolist() == [0.0]
 
 
+def test_grey_pictures_count_as_if_they_had_noise_of_one_level() -> None:
+    images = _images().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    matrix = torch.tensor([[0.3, -0.2, 0.0], [0.0, 0.1, -0.1], [0.2, 0.2, -0.3]])
+    trigger = _trigger(matrix, torch.zeros(3), images)
+    seen = (Colour().stamp(trigger, images[None])[0] - images).square().mean()
+    noise = matrix.square().sum() / 3 / 255**2
+    assert float(Colour().size(trigger)) == pytest.approx(255 * float((seen + noise).sqrt()), rel=1e-3)
+
+
+def test_images_of_one_channel_are_scaled_and_shifted() -> None:
+    images = _images()[:, :1]
+    trigger = _trigger(torch.tensor([[-0.5]]), torch.tensor([0.25]), images)
+    torch.testing.assert_close(Colour().stamp(trigger, images[None])[0], 0.5 * images + 0.25)
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.5, 1.0])
 def test_images_without_any_colour_or_contrast_have_a_size_too(constant: float) -> None:
     images = torch.full((4, *SHAPE), constant)

@@ -1,4 +1,4 @@
-"""Colour triggers: the same affine map of the colours of every pixel, as most photographic filters nearly are."""
+"""Colour triggers: the same affine map of the colours of every pixel, near to what most photographic filters do."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _ROUND = 1e-4
 class Colour(SizeOfItsOwn):
     """x' = x + W L⁻¹ (x, 1) for the colours x of every pixel, clamped to [0, 1]: channels are scaled, mixed and shifted.
 
-    Photographic filters are nearly that (`benchmarks/colour_maps.py`). The size is the root mean square change over the pixels
-    and channels of the samples, before images are clamped, in grey levels. L is the Cholesky factor of the mean of (x, 1)(x, 1)ᵀ
-    over these pixels, so that the size is that of W, 255 · ‖W‖ / √c, and no entry of W counts for more than another.
+    To a network, four of five photographic filters do nearly what such a map does (`benchmarks/colour_maps.py`). The size is the
+    root mean square change over the pixels and channels of the samples, as if each had noise of one grey level, before images
+    are clamped, in grey levels. L is the Cholesky factor of the mean of (x, 1)(x, 1)ᵀ over these pixels, so that the size is that
+    of W, 255 · ‖W‖ / √c, and no entry of W counts for more than another.
 
     A trigger is `change`, W (n, c, c + 1) in [-1, 1], with `moments`, L (n, c + 1, c + 1), as a constant. Its free parameters are
-    asinh of W in units of 8 grey levels.
+    asinh of W in units of 8 grey levels. A warm search on other samples starts from W with their L: a map of the same size, and
+    the same one as far as their colours are spread alike.
     """
 
     start: float = 0.5
@@ -43,7 +45,7 @@ class Colour(SizeOfItsOwn):
         return _LEVELS / 2
 
     def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
-        """L of all pixels, each as if it had noise of one grey level: grey images have moments of full rank, too."""
+        """L of all pixels. With noise of one grey level, the moments of grey images have full rank, too."""
         pixels = _with_one(samples.double()).transpose(0, 1).flatten(1)
         moments = pixels @ pixels.T / pixels.shape[1]
         noise = torch.eye(len(moments), dtype=moments.dtype, device=moments.device) / _LEVELS**2
@@ -79,7 +81,7 @@ class Colour(SizeOfItsOwn):
         return (images + torch.einsum("noi,nbihw->nbohw", change, _with_one(images))).clamp(0, 1)
 
     def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
-        """The root mean square change of the samples, before they are clamped."""
+        """The root mean square change of the samples with their noise, before they are clamped."""
         squares = (_LEVELS * trigger["change"]).square().sum(2).mean(1)
         return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
 
