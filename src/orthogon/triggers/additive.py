@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
-_FINE = 4 / 255
-"""Smaller changes move by a share of this in a gradient step, larger ones by a share of their own."""
 _ROUND = 1e-4
 """Grey levels; sizes are rounded off below it, so that no change at all has a gradient."""
 
 
 @dataclass(frozen=True)
-class Additive(SizeOfItsOwn):
+class Additive(OneTensor):
     """x' = x + δ, clamped to [0, 1]; the size is the root mean square of δ over pixels and channels, in grey levels.
 
     A universal perturbation in the sense of Moosavi-Dezfooli et al. 2017. That the target of an imperceptible backdoor needs a
@@ -31,6 +29,10 @@ class Additive(SizeOfItsOwn):
 
     start: float = 1.0
     """Free parameters start at U(-start, start): changes of up to 4.7 grey levels."""
+
+    tensor: ClassVar[str] = "change"
+    fine: ClassVar[float] = 4 / 255
+    """Four grey levels."""
 
     name: str = "additive"
     unit: str = "root mean square change in grey levels of 255"
@@ -47,20 +49,6 @@ class Additive(SizeOfItsOwn):
         """Free parameters of one random change (1, c, h, w)."""
         return {"change": self.start * (2 * torch.rand(1, *samples.shape[1:], generator=generator) - 1)}
 
-    def realise(self, free: Trigger) -> Trigger:
-        """A change within the range of images."""
-        most = _most(free["change"])
-        return {"change": _FINE * torch.sinh(free["change"].clamp(-most, most))}
-
-    def free(self, trigger: Trigger) -> Trigger:
-        """The inverse of `realise`."""
-        return {"change": torch.asinh(trigger["change"] / _FINE)}
-
-    def confine(self, free: Trigger) -> None:
-        """Changes out of the range are set back to its ends, where their gradient is that of within."""
-        most = _most(free["change"])
-        free["change"].copy_(free["change"].clamp(-most, most))
-
     def stamp(
         self, trigger: Trigger, images: Float[Tensor, "n b c h w"], notes: Notes | None = None
     ) -> Float[Tensor, "n b c h w"]:
@@ -71,17 +59,3 @@ class Additive(SizeOfItsOwn):
         """The root mean square of what is added, before images are clamped."""
         squares = (_LEVELS * trigger["change"]).square().mean((1, 2, 3))
         return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
-
-    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
-        """The same change, fainter."""
-        return {"change": share * trigger["change"]}
-
-    def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
-        """Noise on every pixel and channel, within the range."""
-        change = trigger["change"]
-        return {"change": (change + amount * noise_like(change, generators)).clamp(-1, 1)}
-
-
-def _most(like: Tensor) -> Tensor:
-    """The free parameter of the largest change; a tensor, because at a bound that is a number there is no gradient."""
-    return torch.full((), math.asinh(1 / _FINE), dtype=like.dtype, device=like.device)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
-_FINE = 8 / 255
-"""Smaller changes move by a share of this in a gradient step, larger ones by a share of their own."""
 _ROUND = 1e-4
 """Grey levels; sizes are rounded off below it, so that no change at all has a gradient."""
 
 
 @dataclass(frozen=True)
-class Colour(SizeOfItsOwn):
+class Colour(OneTensor):
     """x' = x + W L⁻¹ (x, 1) for the colours x of every pixel, clamped to [0, 1]: channels are scaled, mixed and shifted.
 
     To a network, four of five photographic filters do nearly what such a map does (`benchmarks/colour_maps.py`). The size is the
@@ -36,6 +34,10 @@ class Colour(SizeOfItsOwn):
     start: float = 0.5
     """Free parameters start at U(-start, start): changes of 4.6 grey levels, root mean square, of three channels. From twice as
     far, at half the penalty, the search for Gotham's map ended in one of twice its size."""
+
+    tensor: ClassVar[str] = "change"
+    fine: ClassVar[float] = 8 / 255
+    """Eight grey levels."""
 
     name: str = "colour"
     unit: str = "root mean square change in grey levels of 255"
@@ -59,20 +61,6 @@ class Colour(SizeOfItsOwn):
             **self.constants(samples),
         }
 
-    def realise(self, free: Trigger) -> Trigger:
-        """Each entry of a map changes colours by the whole range at the most."""
-        most = _most(free["change"])
-        return {"change": _FINE * torch.sinh(free["change"].clamp(-most, most)), "moments": free["moments"].detach()}
-
-    def free(self, trigger: Trigger) -> Trigger:
-        """The inverse of `realise`."""
-        return {**trigger, "change": torch.asinh(trigger["change"] / _FINE)}
-
-    def confine(self, free: Trigger) -> None:
-        """Changes out of the range are set back to its ends, where their gradient is that of within."""
-        most = _most(free["change"])
-        free["change"].copy_(free["change"].clamp(-most, most))
-
     def stamp(
         self, trigger: Trigger, images: Float[Tensor, "n b c h w"], notes: Notes | None = None
     ) -> Float[Tensor, "n b c h w"]:
@@ -85,21 +73,7 @@ class Colour(SizeOfItsOwn):
         squares = (_LEVELS * trigger["change"]).square().sum(2).mean(1)
         return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
 
-    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
-        """The same map, fainter."""
-        return {**trigger, "change": share * trigger["change"]}
-
-    def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
-        """Noise on every entry, within the range."""
-        change = trigger["change"]
-        return {**trigger, "change": (change + amount * noise_like(change, generators)).clamp(-1, 1)}
-
 
 def _with_one(images: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n d h w"]:
     """One more channel, which is 1 everywhere."""
     return torch.cat([images, torch.ones_like(images[..., :1, :, :])], -3)
-
-
-def _most(like: Tensor) -> Tensor:
-    """The free parameter of the largest change; a tensor, because at a bound that is a number there is no gradient."""
-    return torch.full((), math.asinh(1 / _FINE), dtype=like.dtype, device=like.device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -170,6 +171,51 @@ class SizeOfItsOwn(ABC):
         """The size is the penalty."""
         size = self.size(trigger)
         return Measured(size, size)
+
+
+class OneTensor(SizeOfItsOwn):
+    """What families share that search one tensor, which is 0 where nothing is changed.
+
+    Its free parameters are asinh of it in units of `fine`: a gradient step changes a large value by a share of it, and one near
+    zero by a share of the unit.
+    """
+
+    tensor: ClassVar[str]
+    """Its name in a trigger."""
+    fine: ClassVar[float]
+
+    def furthest(self) -> float:
+        """The most that a value can be, and with a minus the least."""
+        return 1.0
+
+    def realise(self, free: Trigger) -> Trigger:
+        """Values that go no further than they can."""
+        most = self._most(free)
+        constants = {name: value.detach() for name, value in free.items() if name != self.tensor}
+        return {**constants, self.tensor: self.fine * torch.sinh(free[self.tensor].clamp(-most, most))}
+
+    def free(self, trigger: Trigger) -> Trigger:
+        """The inverse of `realise`."""
+        return {**trigger, self.tensor: torch.asinh(trigger[self.tensor] / self.fine)}
+
+    def confine(self, free: Trigger) -> None:
+        """Values beyond the ends of their range are set back to these, where their gradient is that of within."""
+        most = self._most(free)
+        free[self.tensor].copy_(free[self.tensor].clamp(-most, most))
+
+    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
+        """The same change, fainter."""
+        return {**trigger, self.tensor: share * trigger[self.tensor]}
+
+    def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
+        """Noise on every value, within its range."""
+        value, end = trigger[self.tensor], self.furthest()
+        return {**trigger, self.tensor: (value + amount * noise_like(value, generators)).clamp(-end, end)}
+
+    def _most(self, free: Trigger) -> Tensor:
+        """The free parameter of the furthest value; a tensor, because at a bound that is a number there is no gradient."""
+        like = free[self.tensor]
+        return torch.full((), math.asinh(self.furthest() / self.fine), dtype=like.dtype, device=like.device)
 
 
 def noise_like(value: Tensor, generators: list[torch.Generator]) -> Tensor:

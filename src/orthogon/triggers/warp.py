@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, Seen, SizeOfItsOwn, Trigger, noise_like
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
 
 _ROUND = 1e-5
 """Pixels; lengths are rounded off below it, so that the zero field has a gradient."""
-_FINE = 0.25
-"""Pixels; shorter displacements move by a share of this in a gradient step, longer ones by a share of their own. A planted
-warp can be a tenth of a pixel long and natural ones are several: a search in pixels alone passed over the former."""
 
 
 @dataclass(frozen=True)
-class Warp(SizeOfItsOwn):
+class Warp(OneTensor):
     """Each pixel is fetched, bilinearly, from where a field of displacements points; beyond the edge there is the edge.
 
     The field is a coarse grid of displacements (n, 2, k, k), x and y in pixels, enlarged bicubically, as WaNet's is (Nguyen and
@@ -34,6 +31,11 @@ class Warp(SizeOfItsOwn):
     """Longest displacement along either axis, in pixels."""
     start: float = 1.0
     """Free parameters start at U(-start, start): displacements of up to 0.29 pixels along either axis."""
+
+    tensor: ClassVar[str] = "field"
+    fine: ClassVar[float] = 0.25
+    """A quarter of a pixel. A planted warp can be a tenth of a pixel long and natural ones are several: a search in pixels alone
+    passed over the former."""
 
     name: str = "warp"
     unit: str = "mean displacement in pixels"
@@ -56,23 +58,9 @@ class Warp(SizeOfItsOwn):
         """Free parameters of one random field (1, 2, k, k)."""
         return {"field": self.start * (2 * torch.rand(1, 2, self.cells, self.cells, generator=generator) - 1)}
 
-    def realise(self, free: Trigger) -> Trigger:
-        """Displacements in pixels, within the reach."""
-        most = self._most(free["field"])
-        return {"field": _FINE * torch.sinh(free["field"].clamp(-most, most))}
-
-    def free(self, trigger: Trigger) -> Trigger:
-        """The inverse of `realise`."""
-        return {"field": torch.asinh(trigger["field"] / _FINE)}
-
-    def confine(self, free: Trigger) -> None:
-        """Displacements beyond the reach are set back to its ends, where their gradient is that of within."""
-        most = self._most(free["field"])
-        free["field"].copy_(free["field"].clamp(-most, most))
-
-    def _most(self, like: Tensor) -> Tensor:
-        """The free parameter of the longest displacement; a tensor, because at a bound that is a number there is no gradient."""
-        return torch.full((), math.asinh(self.reach / _FINE), dtype=like.dtype, device=like.device)
+    def furthest(self) -> float:
+        """The reach, in pixels."""
+        return self.reach
 
     def stamp(
         self, trigger: Trigger, images: Float[Tensor, "n b c h w"], notes: Notes | None = None
@@ -89,15 +77,6 @@ class Warp(SizeOfItsOwn):
         """The mean length of the displacements at 4 × 4 points per cell, whatever the images."""
         squares = enlarged(trigger["field"], 4 * self.cells, 4 * self.cells).square().sum(1)
         return (squares / ((squares + _ROUND**2).sqrt() + _ROUND)).mean((1, 2))
-
-    def shrunk(self, trigger: Trigger, share: float) -> Trigger:
-        """Shorter displacements in the same directions."""
-        return {"field": share * trigger["field"]}
-
-    def jitter(self, trigger: Trigger, amount: float, generators: list[torch.Generator]) -> Trigger:
-        """Noise of `amount` pixels on the displacements, within the reach."""
-        field = trigger["field"]
-        return {"field": (field + amount * noise_like(field, generators)).clamp(-self.reach, self.reach)}
 
 
 def enlarged(field: Float[Tensor, "n 2 k k"], height: int, width: int) -> Float[Tensor, "n 2 h w"]:
