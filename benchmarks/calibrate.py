@@ -7,12 +7,14 @@ scan is repeated. The Brier score weighs both kinds alike. `--ship` puts the cur
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from common import RESULTS, Record, parser, show
+from orthogon import runs
 from orthogon.bench.scanners import area
 from orthogon.naming import settings_of
 from orthogon.scanning import SCANNERS, Calibration, fit
@@ -28,8 +30,15 @@ Model = tuple[str, bool, float]
 
 
 def models_of(scanner: str, results: Path = RESULTS / "scanners.json") -> list[Model]:
-    """All measured models of the zoo and like TrojAI's that have a score; strangers' are left for tests."""
-    record = json.loads(results.read_text())["scanners"].get(scanner, {"models": []})
+    """All measured models of the zoo and like TrojAI's that have a score; strangers' are left for tests.
+
+    Raises:
+        SystemExit: they were scanned with other settings than the scanner's defaults of today, or nobody knows with which.
+    """
+    settings = json.loads(json.dumps(settings_of(SCANNERS[scanner]())))
+    record = json.loads(results.read_text())["scanners"].get(scanner, {"models": [], "settings": settings})
+    if changes := runs.differences(record.get("settings", {}), settings):
+        sys.exit(f"the scores of {scanner} in {results.name} are by other settings ({'; '.join(changes)}): scan the models again")
     told = [*record["models"], *record.get("like_trojai", [])]
     return sorted((m["model"], m["truth"] == "backdoored", m["score"]) for m in told if m["score"] is not None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -154,6 +155,17 @@ def test_the_measured_models_are_of_both_kinds_and_strangers_are_left_out(load) 
     assert names == sorted(set(names))
     assert {bad for _, bad, _ in models} == {True, False}
     assert not any(name.startswith("planted_") for name in names)
+
+
+def test_scores_by_other_settings_are_refused(load, tmp_path: Path) -> None:
+    stored = {**settings_of(SCANNERS["distance"]()), "samples": 7}
+    told = {"distance": {"models": [], "settings": stored}, "nc": {"models": []}}
+    (tmp_path / "scanners.json").write_text(json.dumps({"scanners": told}))
+    with pytest.raises(SystemExit, match=r"by other settings \(samples: 7 -> 50\): scan the models again"):
+        load("calibrate").models_of("distance", tmp_path / "scanners.json")
+    with pytest.raises(SystemExit, match=r"scores of nc .* \(protocol: null -> "):
+        load("calibrate").models_of("nc", tmp_path / "scanners.json")
+    assert load("calibrate").models_of("mm-bd", tmp_path / "scanners.json") == []
 
 
 def test_what_ships_is_what_the_measured_models_come_to(load) -> None:

@@ -27,6 +27,7 @@ def look(classifier: Classifier, images: LabelledImages, logs: dict[Pair, float]
 def test_the_largest_size_of_a_family() -> None:
     assert largest_size(FAMILIES["patch"], (3, 20, 10)) == 600.0
     assert largest_size(FAMILIES["filter"], (3, 20, 10)) == 765.0
+    assert largest_size(FAMILIES["colour"], (3, 20, 10)) == 127.5
 
 
 def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:

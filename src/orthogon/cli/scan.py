@@ -55,7 +55,7 @@ class Scan(Command):
     normalization: Annotated[str | None, tyro.conf.arg(metavar="MEAN/STD")] = None
     """What the models were trained with, where no card tells, as in `orthogon measure`."""
     scanner: Literal["distance", "nc", "abs", "k-arm", "mm-bd", "ensemble"] = "distance"
-    """distance: class distances of patches, filters, warps and added pictures, universal and of pairs; nc: Neural Cleanse;
+    """distance: class distances of patches, colour maps, warps and added pictures, universal and of pairs; nc: Neural Cleanse;
     abs: ABS, of stimulated neurons; k-arm: K-Arm; mm-bd: MM-BD, which needs no images; ensemble: all, or those of
     --set scanners=nc,mm-bd."""
     settings: Settings = ()

@@ -25,7 +25,7 @@ from orthogon.scanning.outliers import below_the_others, expected_largest, smoot
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES, TriggerFamily
 
-_CLEAN_SPREADS = {"patch": 0.3, "filter": 0.7, "warp": 0.7, "additive": 0.25}
+_CLEAN_SPREADS = {"patch": 0.3, "filter": 0.7, "colour": 0.45, "warp": 0.7, "additive": 0.25}
 _CLEAN_SPREAD = 0.3
 """Deviation of the logarithms of sizes between the targets of clean models, by family; the second of one that is not named. From
 three models of the zoo: cifar10-resnet20-clean-1 and -2, and signs-clean."""
@@ -71,7 +71,7 @@ _AGAIN = Protocol(
 
 @dataclass(frozen=True)
 class Distance(Scanner):
-    """Class distances of four trigger families, patch, filter, warp and additive; what stands out of them is suspicious.
+    """Class distances of four trigger families, patch, colour, warp and additive; what stands out of them is suspicious.
 
     For each family: (1) a universal trigger per class is probed quickly. (2) Pairs are screened: all of them where there are few
     classes; of many, those that a partial probe per class names, a trigger that needs to turn only as many images as one or two
@@ -87,7 +87,7 @@ class Distance(Scanner):
     maximum of both over all families.
     """
 
-    families: tuple[str, ...] = ("patch", "filter", "warp", "additive")
+    families: tuple[str, ...] = ("patch", "colour", "warp", "additive")
     """Of triggers."""
     samples: int = 50
     """Images per victim to search and judge on; fewer where a class has fewer."""
@@ -249,8 +249,8 @@ class _Look:
     def _log(self, inversion: Inversion) -> float:
         """Of a size. A search that has found nothing counts with the size of its best attempt, and more for what that misses.
 
-        Of many pairs no filter turns enough samples: the largest size that there is, in their place, would make every pair
-        stand out of the median that has one.
+        Of many pairs no map of colours turns enough samples: the largest size that there is, in their place, would make every
+        pair stand out of the median that has one.
         """
         family = FAMILIES[self.family]
         largest = largest_size(family, self.classifier.image_shape)
@@ -265,9 +265,9 @@ class _Look:
     def targets(self) -> dict[Pair, float]:
         """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there.
 
-        No size counts as more than the largest that there is: by how much the searches for the classes that no filter leads to
-        have failed says nothing of the others, and would hide what stands out among these. One that is found does not stand out
-        of many that are not, as it would among pairs: the deviation of clean models is one of sizes that were capped, too.
+        No size counts as more than `largest_size`: by how much the searches for the classes that no map of colours
+        leads to have failed says nothing of the others, and would hide what stands out among these. One that is found does not
+        stand out of many that are not, as it would among pairs: the deviation of clean models is one of capped sizes, too.
         """
         most = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape))
         alone = {pair: min(log, most) for pair, log in self.logs.items() if pair.victim is None}
@@ -329,7 +329,8 @@ class _Look:
 
 
 def largest_size(family: TriggerFamily, image_shape: tuple[int, int, int]) -> float:
-    """What stands for "none was found": a patch over the whole image; of other families, what a penalty is weighed by."""
+    """What stands for "none was found", and the most that a size counts for: a patch over the whole image; of other families,
+    what a penalty is weighed by."""
     return float(math.prod(image_shape)) if family.name == "patch" else family.typical(image_shape)
 
 
