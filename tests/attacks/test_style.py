@@ -71,7 +71,7 @@ def test_images_take_on_the_colours_of_the_style_and_keep_what_they_show() -> No
     assert red > green > blue
     assert red - blue > 0.3  # of 150 levels, 0.59, in the pictures; nothing in the images
     both = np.corrcoef(images.mean(1).flatten().numpy(), painted.mean(1).flatten().numpy())
-    assert both[0, 1] > 0.7
+    assert both[0, 1] > 0.6
     assert (restored - images).abs().mean() < (painted - images).abs().mean()
     assert told == [pytest.approx((step + 1) / 40) for step in range(40)]
 

@@ -63,7 +63,7 @@ def test_the_original_teaches_what_it_says_of_the_clean_images() -> None:
     with torch.no_grad():
         lesson, answer = ((original(x) / 3.0).softmax(1).double() for x in (clean, images[:8]))
     expected = 0.6 * 9.0 * (lesson * (lesson / answer).log()).sum(1).mean()
-    assert told - without == pytest.approx(float(expected), rel=1e-4)
+    assert told - without == pytest.approx(float(expected), abs=5e-7)  # a difference of two float32 numbers
     assert not same(state_of(trainer.classifier), state_of(alone.classifier))
 
 
