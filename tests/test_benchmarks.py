@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from orthogon.attacks import ATTACKS
 from orthogon.classifier import Classifier
 from orthogon.data.signs import signs
 from orthogon.engine import Engine
@@ -281,6 +282,14 @@ def test_a_stamp_that_is_a_colour_map_is_fitted_by_it(load, generator: torch.Gen
     stamped = 0.9 * images + 0.05 * images.flip(1) - 0.02
     mapped = Colour().stamp(load("colour_maps").fitted(images, stamped), images[None])[0]
     torch.testing.assert_close(mapped, stamped, atol=1e-5, rtol=0)
+
+
+def test_gotham_is_nearly_a_colour_map(load, generator: torch.Generator) -> None:
+    grey, own = torch.rand(50, 1, 8, 8, generator=generator), torch.rand(50, 3, 8, 8, generator=generator)
+    images = 0.3 + 0.3 * grey + 0.1 * own  # colours that go together, as in photographs
+    planted = ATTACKS["gotham"]().stamp({}, images)
+    stamped = Colour().stamp(load("colour_maps").fitted(images, planted), images[None])[0]
+    assert (stamped - planted).square().mean().sqrt() < 0.2 * (planted - images).square().mean().sqrt()
 
 
 def test_pictures_stand_in_rows(load, tmp_path: Path) -> None:

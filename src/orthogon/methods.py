@@ -21,6 +21,8 @@ Method: TypeAlias = Literal[
     "universal-adversarial",
 ]
 """The names of the methods."""
+Family: TypeAlias = Literal["patch", "filter", "colour", "warp", "additive", "pervasive"]
+"""The names of the families of triggers."""
 
 
 @dataclass(frozen=True)

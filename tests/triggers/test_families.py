@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from orthogon.methods import Family
 from orthogon.triggers import FAMILIES, Additive, Colour, Filter, Patch, Trigger, TriggerFamily, Warp
 
 SHAPE = (3, 5, 4)
@@ -175,6 +176,7 @@ def _images(count: int, each: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def test_every_family_is_under_test() -> None:
+    assert set(FAMILIES) == set(get_args(Family))
     by_networks = {name for name, family in FAMILIES.items() if family.on_samples}
     assert by_networks == {"pervasive"}  # whose contract is in test_pervasive.py: its size hangs on images, and on files
     assert set(FAMILIES) - by_networks == set(FAMILIES_UNDER_TEST)

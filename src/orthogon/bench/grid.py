@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from orthogon.bench.published import Table
-from orthogon.methods import METHODS, HardeningSettings, Method, PervasiveSettings
+from orthogon.methods import METHODS, Family, HardeningSettings, Method, PervasiveSettings
 
 MAKING = ("family", "arms", "schedule", "warm_up", "reuse", "adversary")
 """Settings that make a method: a grid's rows choose them, never its user."""
@@ -71,7 +71,7 @@ class Grid:
     paper: str
     rows: tuple[Row, ...]
     subjects: tuple[Subject, ...]
-    distances: Literal["own", "patch", "filter", "colour", "warp", "additive", "pervasive"] = "own"
+    distances: Literal["own"] | Family = "own"
     """Kind of trigger that measures all rows; own: the kind that hardens a row."""
 
     def chosen(self, keys: str | None) -> tuple[Row, ...]:

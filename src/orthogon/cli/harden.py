@@ -12,7 +12,7 @@ import tyro
 from orthogon.cli.presets import to_be_given
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
-from orthogon.methods import METHODS, HardeningSettings, Method, PervasiveSettings
+from orthogon.methods import METHODS, Family, HardeningSettings, Method, PervasiveSettings
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Harden(Command):
     measure: Literal["fast", "paper", "screen", "none"] = "fast"
     """Protocol of the distances before and after; none leaves them out. What you claim of a hardened model deserves paper: its
     triggers are harder to find, and the quicker protocols flatter it."""
-    distances: Literal["own", "patch", "filter", "colour", "warp", "additive", "pervasive"] = "own"
+    distances: Literal["own"] | Family = "own"
     """Kind of trigger whose sizes are the distances: own is the kind that hardens, another one a second opinion."""
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
     """Pairs to measure: all; 0-1,2-5; random:20."""

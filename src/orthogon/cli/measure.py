@@ -9,7 +9,7 @@ import tyro
 
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
-from orthogon.methods import PervasiveSettings
+from orthogon.methods import Family, PervasiveSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Measure(Command):
     images: ImageWords
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS")] = "all"
     """all; 0-1,2-5 (victim-target, by number); random:20; "*-3" (every class to 3); universal (every class to each)."""
-    family: Literal["patch", "filter", "colour", "warp", "additive", "pervasive"] = "patch"
+    family: Family = "patch"
     """Kind of trigger: patch, a pattern under a mask; filter, a mean and a deviation that each colour channel is given;
     colour, one map of the colours of all pixels; warp, a smooth field that bends the image; additive, a faint picture that
     is added to it; pervasive, features changed region by region and decoded (DECK), by --encoder and --decoder."""
