@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger, rounded_root
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
@@ -58,4 +58,4 @@ class Additive(OneTensor):
     def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
         """The root mean square of what is added, before images are clamped."""
         squares = (_LEVELS * trigger["change"]).square().mean((1, 2, 3))
-        return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
+        return rounded_root(squares, _ROUND)

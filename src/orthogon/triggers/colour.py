@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger, rounded_root
 
 _LEVELS = 255.0
 """Grey levels from black to white."""
@@ -71,7 +71,7 @@ class Colour(OneTensor):
     def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
         """The root mean square change of the samples with their noise, before they are clamped."""
         squares = (_LEVELS * trigger["change"]).square().sum(2).mean(1)
-        return squares / ((squares + _ROUND**2).sqrt() + _ROUND)
+        return rounded_root(squares, _ROUND)
 
 
 def _with_one(images: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n d h w"]:

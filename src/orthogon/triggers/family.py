@@ -218,6 +218,11 @@ class OneTensor(SizeOfItsOwn):
         return torch.full((), math.asinh(self.furthest() / self.fine), dtype=like.dtype, device=like.device)
 
 
+def rounded_root(squares: Float[Tensor, "*n"], below: float) -> Float[Tensor, "*n"]:
+    """The square root, rounded off where it is below this: at 0 its gradient is finite, and it is 0."""
+    return squares / ((squares + below**2).sqrt() + below)
+
+
 def noise_like(value: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Noise of U(-1, 1) in the shape of some triggers' tensor, one generator per trigger."""
     draws = [torch.rand(value.shape[1:], generator=g, device=g.device) for g in generators]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger
+from orthogon.triggers.family import Notes, OneTensor, Seen, Trigger, rounded_root
 
 _ROUND = 1e-5
 """Pixels; lengths are rounded off below it, so that the zero field has a gradient."""
@@ -76,7 +76,7 @@ class Warp(OneTensor):
     def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
         """The mean length of the displacements at 4 × 4 points per cell, whatever the images."""
         squares = enlarged(trigger["field"], 4 * self.cells, 4 * self.cells).square().sum(1)
-        return (squares / ((squares + _ROUND**2).sqrt() + _ROUND)).mean((1, 2))
+        return rounded_root(squares, _ROUND).mean((1, 2))
 
 
 def enlarged(field: Float[Tensor, "n 2 k k"], height: int, width: int) -> Float[Tensor, "n 2 h w"]:
