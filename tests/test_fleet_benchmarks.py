@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from orthogon import load_classifier
+from orthogon.bench.scanners import ScannerRecord, Truth, cell_of, facts_of
 from orthogon.memory import out_of_memory
 from orthogon.naming import settings_of
 from orthogon.scanning import SCANNERS, Calibration, fit, shipped
@@ -166,6 +167,64 @@ def test_scores_by_other_settings_are_refused(load, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"scores of nc .* \(protocol: null -> "):
         load("calibrate").models_of("nc", tmp_path / "scanners.json")
     assert load("calibrate").models_of("mm-bd", tmp_path / "scanners.json") == []
+
+
+def bench_run(folder: Path, scores: dict[str, float], samples: int = 50) -> Path:
+    """A run folder of `orthogon bench scanners`, whose models named poisoned-… have a badnets attack on class 1."""
+    row = {"row": "distance", "label": "", "source": "", "rule": "", "threshold": 2.5, "settings": {"samples": samples}}
+    models = []
+    for name in scores:
+        truth = Truth("badnets", "patch", True, 1) if "poisoned" in name else Truth()
+        models.append({"model": name, "path": name, "inputs": {"model": name}, "truth": facts_of(truth)})
+    bench = ScannerRecord(folder / "scanner-bench.json", [row], models)
+    for name, score in scores.items():
+        (folder / name).mkdir(parents=True)
+        quick = [[None, 0, 30.0], [None, 1, 4.0], [1, 0, 20.0], [2, 0, 40.0], [0, 1, 3.0]]
+        facts = {"samples": samples, "patch": {"quick": quick}}
+        first = {"victim": None, "target": 1, "family": "patch"}
+        draw = {"features": {"patch.target": score}, "suspects": [first], "doubts": [], "facts": facts}
+        scan = {"verdict": "clean", "score": score, "seconds": 90.0, "draws": [draw]}
+        (folder / name / "scan.json").write_text(json.dumps(scan))
+        bench.put("distance", name, cell_of(scan, name))
+    (folder / "scanner-bench.json").write_text(json.dumps(bench.record({})))
+    return folder
+
+
+def test_runs_of_the_scanner_bench_are_put_together(load, tmp_path: Path) -> None:
+    scanners = load("scanners")
+    first = scanners.joined({}, scanners.scans_of(bench_run(tmp_path / "a", {"signs-1": 1.0, "signs-poisoned": 0.5})), "models")
+    both = scanners.joined(first, scanners.scans_of(bench_run(tmp_path / "b", {"signs-poisoned": 3.0, "toys-2": 0.1})), "models")
+    models = {scan["model"]: scan for scan in both["distance"]["models"]}
+    assert list(models) == ["signs-1", "signs-poisoned", "toys-2"]
+    told = models["signs-poisoned"]
+    assert (told["truth"], told["target"], told["score"], told["minutes"]) == ("backdoored", 1, 3.0, 1.5)
+    assert told["first"] == [None, 1, "patch"]
+    assert told["sizes"] == {"patch": {"universal": [30.0, 4.0], "median_of_pairs": [30.0, 3.0]}}
+    areas = scanners.areas(models.values())
+    assert areas["all, all"]["auc"] == 1.0
+    assert areas["signs, patch"]["clean"] == 1
+    assert "toys, all" not in areas, "toys have no poisoned model"
+
+
+def test_scans_by_other_settings_than_a_run_go(load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scanners = load("scanners")
+    known = scanners.joined({}, scanners.scans_of(bench_run(tmp_path / "a", {"signs-1": 1.0})), "strangers")
+    known = scanners.joined(known, scanners.scans_of(bench_run(tmp_path / "b", {"signs-2": 1.0}, samples=7)), "models")
+    assert "earlier scans are by other settings and go (samples: 50 -> 7)" in capsys.readouterr().err
+    assert "strangers" not in known["distance"]
+    assert [scan["model"] for scan in known["distance"]["models"]] == ["signs-2"]
+
+
+def test_only_what_all_scanners_have_scanned_is_compared(load) -> None:
+    scanners = load("scanners")
+    scans = [
+        {"model": f"signs-{i}", "truth": "backdoored" if i % 2 else "clean", "attack": None, "score": float(i)} for i in range(6)
+    ]
+    told = {"a": {"models": scans, "auc": scanners.areas(scans)}, "b": {"models": scans[:3], "auc": scanners.areas(scans[:3])}}
+    same = scanners.on_the_same({**told, "c": {"models": scans[:1], "auc": {}}})
+    assert same["models"] == ["signs-0", "signs-1", "signs-2"]
+    assert same["a"]["auc"] == same["b"]["auc"] == 0.5
+    assert "c" not in same
 
 
 def test_what_ships_is_what_the_measured_models_come_to(load) -> None:

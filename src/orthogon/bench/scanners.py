@@ -26,7 +26,7 @@ LABELS = {
 }
 """How tables name the scanners; one that is not here is shown by its own name."""
 PATCH, PERVASIVE, OTHER = "patch", "pervasive", "other"
-_KINDS = {
+KINDS = {
     **dict.fromkeys(("badnets", "polygon", "clean-label"), PATCH),
     **dict.fromkeys(("blend", "sig", "wanet", "gotham", "nashville", "kelvin", "lomo", "toaster"), PERVASIVE),
     **dict.fromkeys(("reflection", "composite", "input-aware", "dfst", "adaptive"), PERVASIVE),
@@ -70,7 +70,7 @@ def truth_of(card: Mapping[str, Any]) -> Truth:
     target, victim = aim.get("target"), aim.get("victim")
     if not isinstance(target, int):
         raise ValueError("its card tells of an attack, but of no target class: write the class's number under planted.target")
-    return Truth(name, _KINDS.get(name, OTHER), True if took else None, target, victim if isinstance(victim, int) else None)
+    return Truth(name, KINDS.get(name, OTHER), True if took else None, target, victim if isinstance(victim, int) else None)
 
 
 def area(backdoored: Sequence[float], clean: Sequence[float]) -> float:
