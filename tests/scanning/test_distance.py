@@ -12,9 +12,9 @@ from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.scanning import Decision, Suspect, scan
-from orthogon.scanning.distance import _CLEAN_SPREADS, Distance, _Look, largest_size, ranked
+from orthogon.scanning.distance import Distance, _Look, ranked
 from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
-from orthogon.triggers import FAMILIES
+from orthogon.scanning.sizes import CLEAN_SPREADS
 
 Toy = Callable[..., Classifier]
 QUICK = Distance(families=("patch",), samples=8)
@@ -22,12 +22,6 @@ QUICK = Distance(families=("patch",), samples=8)
 
 def look(classifier: Classifier, images: LabelledImages, logs: dict[Pair, float], **settings: Any) -> _Look:
     return _Look(Distance(**settings), classifier, images, "patch", 8, torch.Generator().manual_seed(0), logs)
-
-
-def test_the_largest_size_of_a_family() -> None:
-    assert largest_size(FAMILIES["patch"], (3, 20, 10)) == 600.0
-    assert largest_size(FAMILIES["filter"], (3, 20, 10)) == 765.0
-    assert largest_size(FAMILIES["colour"], (3, 20, 10)) == 127.5
 
 
 def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
@@ -42,7 +36,7 @@ def test_the_threshold_is_what_sizes_of_no_meaning_seldom_reach() -> None:
         nearer = ((np.minimum(middle, pairs.T) - pairs) / width)[own].max()
         return [max(below_the_others(((targets + columns) / 2).tolist(), spread)), nearer - expected_largest(45)]
 
-    scores = [smooth_maximum([value for spread in _CLEAN_SPREADS.values() for value in kinds(spread)]) for _ in range(600)]
+    scores = [smooth_maximum([value for spread in CLEAN_SPREADS.values() for value in kinds(spread)]) for _ in range(600)]
     assert 0.005 < np.mean(np.array(scores) > Distance().flagged_above) < 0.05
 
 
@@ -54,30 +48,6 @@ def test_a_universal_trigger_explains_the_pairs_to_its_target() -> None:
     told = [(s.pair, s.family, s.score) for s in ranked(found)]
     assert told[:3] == [(Pair(4, 0), "filter", 4.0), (Pair(None, 0), "patch", 3.5), (Pair(2, 0), "patch", 3.5)]
     assert told[3:] == [(Pair(3, 1), "patch", 0.9), (Pair(None, 1), "patch", 0.5)]
-
-
-def test_near_both_ways_is_natural_and_near_one_way_is_not(toy: Toy, rows: LabelledImages) -> None:
-    logs = {Pair(a, b): 5.0 + 0.5 * ((a + b) % 3) for a in range(6) for b in range(6) if a != b}
-    logs |= {Pair(0, 1): 2.0, Pair(1, 0): 2.0, Pair(2, 3): 2.0}
-    seen = look(toy(), rows, logs)
-    (median, spread), chance, scores = spread_of(list(logs.values())), expected_largest(15), seen.pairs()
-    assert scores[Pair(0, 1)] == -chance
-    assert scores[Pair(2, 3)] == pytest.approx(min(median - 2.0, logs[Pair(3, 2)] - 2.0) / spread - chance)
-    assert max(scores, key=scores.__getitem__) == Pair(2, 3)
-
-
-def test_a_target_counts_by_its_universal_trigger_and_the_pairs_that_lead_there(toy: Toy, rows: LabelledImages) -> None:
-    logs = {Pair(None, t): 3.0 + 0.1 * t for t in range(6)} | {
-        Pair(a, b): 2.0 + 0.1 * a for a in range(6) for b in range(6) if a != b
-    }
-    logs[Pair(None, 2)] = 1.0
-    alone = look(toy(), rows, {pair: log for pair, log in logs.items() if pair.victim is None}).targets()
-    logs |= {Pair(a, 2): 0.0 for a in range(6) if a != 2}
-    logs |= {Pair(None, 3): 0.9}  # a universal trigger that no pair bears out
-    both = look(toy(), rows, logs).targets()
-    assert max(alone, key=alone.__getitem__) == max(both, key=both.__getitem__) == Pair(None, 2)
-    assert alone == dict(zip(alone, below_the_others([logs[p] if p.target != 3 else 3.3 for p in alone], 0.3), strict=True))
-    assert both[Pair(None, 3)] < both[Pair(None, 2)] - 1
 
 
 def test_a_search_that_finds_nothing_counts_as_its_best_attempt_and_what_that_misses(toy: Toy, rows: LabelledImages) -> None:
@@ -139,17 +109,3 @@ def test_too_little_to_tell(toy: Toy, rows: LabelledImages, generator: torch.Gen
 def test_settings_out_of_range(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Distance(**changes)
-
-
-def test_classes_that_nothing_leads_to_hide_no_other(toy: Toy, rows: LabelledImages) -> None:
-    """By how much the searches for them have failed says nothing of those that a filter does lead to."""
-
-    def score(missed: float) -> float:
-        sizes = [20.0, 190.0, 210.0, 200.0, 220.0, missed, 1.1 * missed, 1.2 * missed]
-        logs = {Pair(None, target): math.log(size) for target, size in enumerate(sizes)}
-        look = _Look(Distance(), toy(), rows, "filter", 8, torch.Generator().manual_seed(0), logs)
-        return look.targets()[Pair(None, 0)]
-
-    largest = largest_size(FAMILIES["filter"], (1, 8, 8))
-    assert score(8 * largest) == score(2 * largest) == pytest.approx(score(largest), abs=1e-9)
-    assert score(largest) > 1.5

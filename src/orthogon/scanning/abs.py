@@ -15,10 +15,10 @@ from orthogon.layers import last_map
 from orthogon.machine import device_of
 from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome
-from orthogon.scanning.distance import largest_size
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
+from orthogon.scanning.sizes import largest_size
 from orthogon.scanning.stimulation import SEARCHED_FAMILIES, Candidate, Stimulating
 from orthogon.triggers import FAMILIES
 

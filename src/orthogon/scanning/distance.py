@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -21,14 +20,11 @@ from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import SCREEN, Protocol, Stage
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
-from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
+from orthogon.scanning.outliers import smooth_maximum
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
-from orthogon.triggers import FAMILIES, TriggerFamily
+from orthogon.scanning.sizes import Sizes, largest_size
+from orthogon.triggers import FAMILIES
 
-_CLEAN_SPREADS = {"patch": 0.3, "filter": 0.7, "colour": 0.45, "warp": 0.7, "additive": 0.25}
-_CLEAN_SPREAD = 0.3
-"""Deviation of the logarithms of sizes between the targets of clean models, by family; the second of one that is not named. From
-three models of the zoo: cifar10-resnet20-clean-1 and -2, and signs-clean."""
 _EXPLAINS = 1.0
 """Score of a target from which its universal trigger is told before the pairs that lead to it."""
 _SHORTFALL = 3.0
@@ -139,7 +135,7 @@ class Distance(Scanner):
             again = (1 - _QUICK) / len(suspected)
             told = part_of(on_progress, _QUICK + number * again, again, f"{family}: the most suspicious again")
             looks[family].invert([suspect.pair for suspect in suspects if suspect.family == family], told)
-        features = {name: value for look in looks.values() for name, value in look.features().items()}
+        features = {name: value for look in looks.values() for name, value in look.sizes.features().items()}
         score = smooth_maximum([features[f"{family}.{kind}"] for family in looks for kind in ("target", "pair")])
         if max(look.broken for look in looks.values()) > _MOST_BROKEN:
             score = math.nan
@@ -262,50 +258,19 @@ class _Look:
         size = largest if family.on_samples else float(family.size(attempt)[0])
         return math.log(_within(size, largest)) + _SHORTFALL * max(0.0, SCREEN.settings.asr - inversion.asr)
 
-    def targets(self) -> dict[Pair, float]:
-        """How far every class, as a target, lies below the others, by its universal trigger and the pairs that lead there.
-
-        No size counts as more than `largest_size`: by how much the searches for the classes that no map of colours
-        leads to have failed says nothing of the others, and would hide what stands out among these. One that is found does not
-        stand out of many that are not, as it would among pairs: the deviation of clean models is one of capped sizes, too.
-        """
-        most = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape))
-        alone = {pair: min(log, most) for pair, log in self.logs.items() if pair.victim is None}
-        pairs = {pair.target: list[float]() for pair in alone}
-        for pair, log in self.logs.items():
-            if pair.victim is not None and pair.target in pairs:
-                pairs[pair.target].append(min(log, most))
-        both = [(log + statistics.median(pairs[pair.target] or [log])) / 2 for pair, log in alone.items()]
-        return dict(zip(alone, below_the_others(both, _CLEAN_SPREADS.get(self.family, _CLEAN_SPREAD)), strict=True))
-
-    def pairs(self) -> dict[Pair, float]:
-        """By how many deviations every screened pair lies below the median of all and below the way back, whichever is less."""
-        logs = {pair: log for pair, log in self.logs.items() if pair.victim is not None}
-        median, spread = spread_of(list(logs.values()))
-        beside = {pair: min(median, logs.get(_back(pair), median)) for pair in logs}
-        chance = expected_largest(len(logs) // 2)  # of a pair and its way back, one at most stands out
-        return {pair: (beside[pair] - log) / spread - chance for pair, log in logs.items()}
-
     def suspects(self) -> list[Suspect]:
         """The classes and pairs that stand out most, as the quick searches found them."""
         named = [
             (pair, scores[pair])
-            for scores in (self.targets(), self.pairs())
+            for scores in (self.sizes.targets(), self.sizes.pairs())
             for pair in sorted(scores, key=lambda p: -scores[p])[:_NEAREST]
         ]
         return [Suspect(pair, score, self.family, self.found.get(pair)) for pair, score in named]
 
-    def features(self) -> dict[str, float]:
-        """Of the target and of the pair that stand out most: by how much, and how small their triggers are.
-
-        Quick searches are compared with quick ones: a longer one finds something smaller, whatever it looks for.
-        """
-        largest, features = math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape)), {}
-        for kind, scores in (("target", self.targets()), ("pair", self.pairs())):
-            best = max(scores, key=scores.__getitem__)
-            features[f"{self.family}.{kind}"] = scores[best]
-            features[f"{self.family}.{kind}_share"] = self.logs[best] - largest
-        return features
+    @property
+    def sizes(self) -> Sizes:
+        """What the quick searches came to."""
+        return Sizes(self.family, math.log(largest_size(FAMILIES[self.family], self.classifier.image_shape)), self.logs)
 
     @property
     def broken(self) -> float:
@@ -328,17 +293,6 @@ class _Look:
         return {"quick": quick, "thorough": [[p.victim, p.target, plain(i.size), plain(i.asr)] for p, i in self.again.items()]}
 
 
-def largest_size(family: TriggerFamily, image_shape: tuple[int, int, int]) -> float:
-    """What stands for "none was found", and the most that a size counts for: a patch over the whole image; of other families,
-    what a penalty is weighed by."""
-    return float(math.prod(image_shape)) if family.name == "patch" else family.typical(image_shape)
-
-
 def _within(size: float, largest: float) -> float:
     """A size whose logarithm is finite."""
     return min(max(size, 1e-3 * largest), largest)
-
-
-def _back(pair: Pair) -> Pair:
-    assert pair.victim is not None
-    return Pair(pair.target, pair.victim)
