@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import clock
-from orthogon.classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +23,40 @@ class Limit:
     """For each kind of convolution: how often it occurs, its shapes, and the milliseconds of one forward and one back."""
 
 
-def convolution_limit(classifier: Classifier, precision: torch.dtype, chunk: int, seconds: float = 0.1) -> Limit:
-    """Time every convolution of the network by itself, on `chunk` images, for about `seconds` each."""
+def convolution_limit(
+    network: nn.Module,
+    one: Sequence[Tensor],
+    precision: torch.dtype,
+    chunk: int,
+    seconds: float = 0.1,
+    weights: bool = False,
+) -> Limit:
+    """Time every convolution of a network by itself, on `chunk` images, for about `seconds` each.
+
+    Args:
+        network: in evaluation mode, on its device.
+        one: what it takes for one image; tells the shapes.
+        precision: of the timed convolutions.
+        chunk: images.
+        seconds: for each convolution.
+        weights: whether the weights' gradients count too.
+    """
     kinds: Counter[tuple[Any, ...]] = Counter()
     examples: dict[tuple[Any, ...], nn.Conv2d] = {}
-    device = next(classifier.parameters()).device
+    device = one[0].device
 
     def seen(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        if isinstance(module, nn.ConvTranspose2d):
+            module = _as_convolution(module)
         if isinstance(module, nn.Conv2d):
             key = (*inputs[0].shape[1:], *module.weight.shape, module.stride, module.padding, module.groups)
             kinds[key] += 1
             examples[key] = module
 
-    hooks = [m.register_forward_hook(seen) for m in classifier.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    hooks = [module.register_forward_hook(seen) for module in convolutions]
     with torch.no_grad():
-        classifier(torch.zeros(1, *classifier.image_shape, device=device))
+        network(*one)
     for hook in hooks:
         hook.remove()
     rows, total = [], 0.0
@@ -46,10 +64,36 @@ def convolution_limit(classifier: Classifier, precision: torch.dtype, chunk: int
         for key, count in kinds.items():
             shape = (chunk, *key[:3])
             forward, back = (_fastest(ways, device, seconds) for ways in _ways(examples[key], shape, precision, device))
+            if weights:
+                back += _timed(_weight_gradient(examples[key], shape, precision, device), device, seconds)
             total += count * (forward + back)
             facts = {"count": count, "input": list(key[:3]), "weight": list(key[3:7]), "stride": list(key[7])}
             rows.append({**facts, "forward_ms": round(forward * 1e3, 4), "back_ms": round(back * 1e3, 4)})
     return Limit(chunk / total, rows)
+
+
+def _as_convolution(transposed: nn.ConvTranspose2d) -> nn.Conv2d:
+    """The convolution of the same shapes and cost.
+
+    Raises:
+        ValueError: its stride is not 1.
+    """
+    if set(transposed.stride) != {1}:
+        raise ValueError(f"the limit of a transposed convolution is known for stride 1 alone, got {transposed.stride}")
+    sizes = zip(transposed.kernel_size, _numbers(transposed), strict=True)
+    padding = tuple(k - 1 - p for k, p in sizes)
+    made = nn.Conv2d(transposed.in_channels, transposed.out_channels, transposed.kernel_size, padding=padding)  # pyright: ignore[reportArgumentType]
+    return made.to(transposed.weight.device)
+
+
+def _weight_gradient(conv: nn.Conv2d, shape: tuple[int, ...], precision: torch.dtype, device: torch.device) -> Callable[[], Any]:
+    """PyTorch's call for the gradient of a convolution's weights."""
+    last = torch.channels_last
+    images = torch.rand(shape, device=device).to(precision).contiguous(memory_format=last)
+    weight = conv.weight.detach().to(precision).contiguous(memory_format=last)
+    numbers = (list(conv.stride), _numbers(conv), list(conv.dilation), False, [0, 0], conv.groups)
+    gradient = F.conv2d(images, weight, None, *(numbers[i] for i in (0, 1, 2)), conv.groups).contiguous(memory_format=last)
+    return lambda: torch.ops.aten.convolution_backward(gradient, images, weight, None, *numbers, [False, True, False])
 
 
 def _ways(
@@ -87,7 +131,7 @@ def _plain_and_packed(images: Tensor, weight: Tensor, stride: Any, padding: Any,
     return ways
 
 
-def _numbers(conv: nn.Conv2d) -> list[int]:
+def _numbers(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[int]:
     if not isinstance(conv.padding, str):
         return list(conv.padding)
     sides = [d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
@@ -99,7 +143,7 @@ def _fastest(ways: list[Callable[[], Tensor]], device: torch.device, seconds: fl
     return min(_timed(way, device, seconds) for way in ways)
 
 
-def _timed(run: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
+def _timed(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
     for _ in range(3):
         run()
     began = clock(device)

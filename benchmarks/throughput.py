@@ -166,7 +166,8 @@ def main() -> None:
         for turn in range(args.rounds)
     ]
     theirs, ours = (statistics.median(rates) for rates in zip(*turns, strict=True))
-    limit = convolution_limit(contest.classifier, engine.copy.precision, engine.copy.chunk)
+    one = torch.zeros(1, *contest.classifier.image_shape, device=contest.device)
+    limit = convolution_limit(contest.classifier, [one], engine.copy.precision, engine.copy.chunk)
     shares = where_time_goes(contest, engine)
     summary: dict[str, Any] = {
         **{"yardstick": theirs, "ours": ours, "ratio": ours / theirs},

@@ -124,10 +124,20 @@ class Decoder(nn.Module):
                 values = F.interpolate(values, scale_factor=2.0)
             else:
                 values = placed(values, fills[number])
-            values = self.blocks[number](values / self.sigma[number][:, None, None])
+            values = self._convolved(number, values)
             if number:
                 values = values.relu() * self.sigma[number - 1][:, None, None]
         return values + 0.5
+
+    def _convolved(self, number: int, values: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        """A block on values that are divided by their deviations: the first weights are, which are fewer."""
+        first, *others = self.blocks[number].children()
+        assert isinstance(first, nn.ConvTranspose2d)
+        weight = first.weight / self.sigma[number][:, None, None, None]
+        values = F.conv_transpose2d(values, weight, first.bias, padding=1)
+        for layer in others:
+            values = layer(values)
+        return values
 
     def draw_noise(self, n: int, height: int, width: int, generator: torch.Generator) -> Float[Tensor, "n d h2 w2"]:
         """Noise for n feature maps of height × width, on the CPU: d channels of 2 height × 2 width.
@@ -167,7 +177,7 @@ class Decoder(nn.Module):
             got = None if noise is None else tuple(noise.shape)
             raise ValueError(f"the random upsampling needs noise {wanted}, got {got}; Decoder.draw_noise draws it")
         parts = noise.split([len(deviations) for deviations in self._noise_deviations()], dim=1)
-        return [F.pixel_shuffle(part, 2**depth) for depth, part in enumerate(parts)][::-1]
+        return [F.pixel_shuffle(part, 2**depth) if depth else part for depth, part in enumerate(parts)][::-1]
 
 
 def placed(values: Float[Tensor, "n c h w"], fill: Float[Tensor, "n c h2 w2"] | None) -> Float[Tensor, "n c h2 w2"]:

@@ -107,7 +107,13 @@ class Encoder(nn.Module):
         Raises:
             ValueError: images smaller than one cell, or not of three channels.
         """
-        return self.stages(images)[-1][1]
+        values = self._prepared(images)
+        for block in self.blocks:
+            *layers, _ = block.children()
+            for layer in layers:
+                values = layer(values)
+            values = F.max_pool2d(values, 2).relu()  # pooled first, a quarter is left for the ReLU
+        return values
 
     def stages(self, images: Float[Tensor, "n 3 h w"]) -> list[tuple[Tensor, Tensor]]:
         """Per block its activations before the pooling and after it, of images in [0, 1]; errors as `forward`."""
