@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common import Record, add_subject, balanced, clock, device_of, pairs_of, parser, show, subject
 from limit import convolution_limit
@@ -38,22 +37,23 @@ def seconds_by_part(
     with torch.no_grad():
         features = encoder(image)
     height, width = features.shape[2:]
-    noise = decoder.draw_noise(1, height, width, torch.Generator()).to(image.device) if decoder.needs_noise else None
-    switches = encoder.switches(image) if decoder.upsampling == "swwae" else None
 
-    def one_image(network: nn.Module, *inputs: Any) -> float:
-        return 1 / convolution_limit(network, inputs, precision, chunk, seconds).images_per_second
+    def one_image(network: nn.Module, values: Tensor) -> float:
+        return 1 / convolution_limit(network, [values], precision, chunk, seconds).images_per_second
 
     z, m = Pervasive.regions, Pervasive.kernel
     searches = max(1, chunk // batch)
     groups, channels = searches * z * z, encoder.channels
     regions = nn.Conv2d(groups * channels, groups * channels, m, padding=m // 2, groups=groups, bias=False).to(image.device)
     cut = torch.zeros(1, groups * channels, height // z, width // z, device=image.device)
+    blocks = list(decoder.blocks.children())[::-1]  # each works on twice the rows and columns
+    sides = [(channels, height * 2**n, width * 2**n) for n, (_, channels) in enumerate(reversed(decoder.widths), 1)]
+    upsampled = [torch.zeros(1, *side, device=image.device) for side in sides]
     of_regions = convolution_limit(regions, [cut], precision, batch, seconds, weights=True).images_per_second
     return {
         "encoder, twice": 2 * one_image(encoder, image),
         "regions": 1 / (of_regions * searches),
-        "decoder": one_image(decoder, features, noise, switches),
+        "decoder": sum(one_image(block, values) for block, values in zip(blocks, upsampled, strict=True)),
         "model": one_image(classifier, image),
     }
 
