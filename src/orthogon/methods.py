@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 Method: TypeAlias = Literal[
     "moth",
     "moth-filter",
+    "moth-colour",
     "moth-additive",
     "deck",
     "asymmetric",
@@ -199,6 +200,7 @@ _ADVERSARIAL = replace(MOTH, arms="none", schedule="round robin", warm_up="none"
 METHODS: dict[str, HardeningSettings] = {
     "moth": MOTH,
     "moth-filter": replace(MOTH, family="filter"),
+    "moth-colour": replace(MOTH, family="colour"),
     "moth-additive": replace(MOTH, family="additive"),
     "deck": DECK,
     "asymmetric": replace(MOTH, arms="directed"),

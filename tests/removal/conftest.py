@@ -32,7 +32,7 @@ def short_hardening(monkeypatch: pytest.MonkeyPatch) -> None:
     searches = {"first_inversion": 20, "warm_up_inversion": 20, "inversion": 6, "trigger_samples": 8, "prior_samples": 2}
     updates = {"arms_per_pick": 3, "updates_per_pick": 2, "batch": 32, "stamped": 36, "average": 0.8, "horizon": 10}
     fewer = {"first_inversion": 4, "warm_up_inversion": 4, "inversion": 2, "trigger_samples": 4}  # of dearer steps
-    for name in ("moth", "moth-filter", "moth-additive", "deck"):
+    for name in ("moth", "moth-filter", "moth-colour", "moth-additive", "deck"):
         own = searches | (fewer if name == "deck" else {})
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], **own, **updates))
 

@@ -29,6 +29,7 @@ from orthogon.removal import (
     FineTuning,
     Moth,
     MothAdditive,
+    MothColour,
     MothFilter,
     NeuralCleanse,
     Remover,
@@ -51,6 +52,7 @@ QUICK: dict[str, Remover] = {
     "aug-sam": AugSAM(epochs=1, least_updates=2),
     "moth": Moth(steps=7, check_every=7),
     "moth-filter": MothFilter(steps=7, check_every=7),
+    "moth-colour": MothColour(steps=7, check_every=7),
     "moth-additive": MothAdditive(steps=7, check_every=7),
     "deck": Deck(steps=7, check_every=7, regions=2),
 }

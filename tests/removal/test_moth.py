@@ -17,7 +17,7 @@ from orthogon.methods import METHODS
 from orthogon.planting import read_trigger
 from orthogon.recipe import TrainingSettings
 from orthogon.removal import remove
-from orthogon.removal.moth import Moth, MothAdditive, MothFilter, standard_error
+from orthogon.removal.moth import Moth, MothAdditive, MothColour, MothFilter, standard_error
 from orthogon.removal.remover import Remover
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -38,7 +38,7 @@ def test_all_right_still_has_an_error() -> None:
     assert standard_error(evaluation(250, 250)) == pytest.approx(1 / 251)
 
 
-@pytest.mark.parametrize("remover", [kind(steps=8, check_every=4) for kind in (Moth, MothFilter, MothAdditive)])
+@pytest.mark.parametrize("remover", [kind(steps=8, check_every=4) for kind in (Moth, MothFilter, MothColour, MothAdditive)])
 def test_bound_and_history(remover: Remover, poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:
     told: list[float] = []
     done = remove(poisoned, clean, remover, draws, on_progress=lambda share, _: told.append(share))
@@ -56,10 +56,11 @@ def test_settings_are_those_of_the_method_and_of_the_augmentation() -> None:
     changed = {"steps": 90, "distillation": 0.0, "max_accuracy_loss": 0.03, "shift": 0.1, "flip": True, "check_every": 20}
     assert made == replace(METHODS["moth"], **changed)
     assert MothFilter().settings(0.03, 0.1, True).family == "filter"
+    assert MothColour().settings(0.03, 0.1, True).family == "colour"
     assert MothAdditive().settings(0.03, 0.1, True).family == "additive"
 
 
-@pytest.mark.parametrize(("kind", "planted"), [(Moth, "badnets"), (MothAdditive, "blend")])
+@pytest.mark.parametrize(("kind", "planted"), [(Moth, "badnets"), (MothColour, "gotham"), (MothAdditive, "blend")])
 def test_the_trigger_loses(
     kind: type[Moth], planted: str, clean: LabelledImages, unseen: LabelledImages, draws: torch.Generator
 ) -> None:

@@ -30,6 +30,7 @@ LABELS = {
     "sau": "SAU",
     "auto": "orthogon auto",
     "moth-filter": "MOTH, filters",
+    "moth-colour": "MOTH, colour maps",
     "moth-additive": "MOTH, additive",
 }
 """The papers' names of the methods; one that is not here is shown by its own."""

@@ -222,7 +222,7 @@ class FalsePositiveBench(Bench):
     ] = ()
     """Settings of the scanner, such as samples=20."""
     method: Literal[
-        "moth", "moth-filter", "moth-additive", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial"
+        "moth", "moth-filter", "moth-colour", "moth-additive", "deck", "asymmetric", "universal", "pairwise", "nc", "adversarial"
     ] = "moth"
     """How the flagged models are hardened, as in `orthogon harden`."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="(default: no limit)")] = None

@@ -26,11 +26,11 @@ class Harden(Command):
       orthogon harden deck --model net.safetensors --data images/ --encoder torchvision:vgg19 --decoder RUN
       orthogon harden adversarial --model net.safetensors --data images/ --measure none
 
-    Methods: moth (both directions of the most promising pairs), moth-filter (the same with colour filters), moth-additive (with
-    faint pictures that are added), deck (with pervasive triggers), asymmetric (one direction at a time), universal (every class
-    to one target, in turn), pairwise (every pair in turn), nc (Neural Cleanse's unlearning), adversarial (PGD),
-    universal-adversarial (one perturbation for all images). The words --arms, --schedule, --warm-up, --no-reuse and so on make
-    others of them.
+    Methods: moth (both directions of the most promising pairs), moth-filter (the same with colour filters), moth-colour (with
+    maps of colours), moth-additive (with faint pictures that are added), deck (with pervasive triggers), asymmetric (one
+    direction at a time), universal (every class to one target, in turn), pairwise (every pair in turn), nc (Neural Cleanse's
+    unlearning), adversarial (PGD), universal-adversarial (one perturbation for all images). The words --arms, --schedule,
+    --warm-up, --no-reuse and so on make others of them.
 
     The run folder gets model.safetensors with its card, hardening.json (what happened), before.json and after.json (class
     distances) and report.html. The model kept is never below the accuracy bound; killed, the same command goes on.

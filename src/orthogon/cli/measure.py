@@ -46,7 +46,7 @@ class Measure(Command):
     pervasive: PervasiveSettings = field(default_factory=PervasiveSettings)
     seed: Seed = 0
     out: Folder = None
-    memory: Annotated[float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: a quarter of the free)")] = None
+    memory: Annotated[float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: a quarter of what's free)")] = None
     """Most memory to use, in GiB."""
     device: Device = "auto"
     force: bool = False

@@ -12,7 +12,7 @@ from orthogon.removal.ft_sam import FTSAM
 from orthogon.removal.harness import Removal, remove
 from orthogon.removal.i_bau import IBAU
 from orthogon.removal.mcr import MCR
-from orthogon.removal.moth import Moth, MothAdditive, MothFilter
+from orthogon.removal.moth import Moth, MothAdditive, MothColour, MothFilter
 from orthogon.removal.nad import NAD
 from orthogon.removal.neural_cleanse import NeuralCleanse
 from orthogon.removal.remover import Look, Remover, Work
@@ -34,6 +34,7 @@ REMOVERS: dict[str, type[Remover]] = {
     "aug-sam": AugSAM,
     "moth": Moth,
     "moth-filter": MothFilter,
+    "moth-colour": MothColour,
     "moth-additive": MothAdditive,
     "deck": Deck,
 }
@@ -57,6 +58,7 @@ __all__ = [
     "Look",
     "Moth",
     "MothAdditive",
+    "MothColour",
     "MothFilter",
     "NeuralCleanse",
     "Removal",

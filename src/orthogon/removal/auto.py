@@ -19,12 +19,12 @@ from orthogon.classifier import Classifier
 from orthogon.evaluate import accuracy
 from orthogon.images import LabelledImages
 from orthogon.removal.aug_sam import AugSAM
-from orthogon.removal.moth import Moth, MothAdditive, standard_error
+from orthogon.removal.moth import Moth, MothAdditive, MothColour, standard_error
 from orthogon.removal.remover import Remover, Work
 from orthogon.removal.variations import bent
 from orthogon.training import TrainingDiverged
 
-_HARDENERS = {"additive": MothAdditive, "patch": Moth}
+_HARDENERS = {"additive": MothAdditive, "colour": MothColour, "patch": Moth}
 _BENDS = 4
 """Ways in which each held-out image is bent."""
 
@@ -53,7 +53,7 @@ class Auto(Remover):
     max_bent_loss: float = 0.02
     """Accuracy that AugSAM may lose on the held-out images bent at random, as a share. No model knows those by heart: nine
     repaired ones lost there what they lost on new images (0 to 15 points), or up to 3 points less; one with a warp gained."""
-    hardening: tuple[Literal["additive", "patch"], ...] = ("additive",)
+    hardening: tuple[Literal["additive", "colour", "patch"], ...] = ("additive",)
     """By which triggers the model is hardened, one kind after the other."""
     hardening_steps: int = 240
     """Updates of each hardening; 0 leaves them out."""

@@ -112,6 +112,14 @@ class MothFilter(Moth):
 
 
 @dataclass(frozen=True)
+class MothColour(Moth):
+    """MOTH with maps of colours instead of patches: for photographic filters, which do nearly what such a map does."""
+
+    name: ClassVar[str] = "moth-colour"
+    source: ClassVar[str] = "orthogon: colour maps in the hardening of Tao et al. 2022 (MOTH)"
+
+
+@dataclass(frozen=True)
 class MothAdditive(Moth):
     """MOTH with additive triggers instead of patches: a faint picture is added to the whole of each image.
 

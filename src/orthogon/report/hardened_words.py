@@ -13,6 +13,7 @@ from orthogon.report.words import OUTCOMES, counted, decimals, duration, number,
 _METHODS = {
     "moth": "MOTH",
     "moth-filter": "MOTH with colour filters",
+    "moth-colour": "MOTH with colour maps",
     "moth-additive": "MOTH with additive triggers",
     "deck": "DECK",
 }
