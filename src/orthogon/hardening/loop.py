@@ -32,12 +32,18 @@ from orthogon.hardening.victims import Victims
 from orthogon.images import LabelledImages
 from orthogon.machine import device_of
 from orthogon.methods import MOTH, HardeningSettings
+from orthogon.pairs import Pair
 from orthogon.recipe import TrainingSettings
 from orthogon.schedule import Arm
 from orthogon.training import augment
 
 _MOST_RESTARTS = 5
 """Returns to the last good state before a hardening gives up."""
+_SHRUNK = 0.97
+"""Of the sizes that a kept model's triggers had, what those of a later one must come to: searches differ by as much."""
+
+_NUMBERS = ("step", "best_step", "best_accuracy", "stamp_weight", "rate_scale")
+"""Of the loop's state, what a checkpoint holds as it is."""
 
 
 class HardeningDiverged(ValueError):
@@ -174,7 +180,8 @@ class _State:
         self.adversary = adversary(classifier, settings, chunk)
         self.augmentation = TrainingSettings(shift=settings.shift, flip=settings.flip)
         self.history = History()
-        self.step, self.best_step, self.best_distance, self.best_accuracy = 0, 0, 0.0, self.before
+        self.step, self.best_step, self.best_accuracy = 0, 0, self.before
+        self.best_sizes: dict[Pair, float] = {}
         self.best = {name: t.clone() for name, t in self.trainer.judged.network.state_dict().items()}
         self.stamp_weight, self.rate_scale = 1.0, 1.0
         self.loss, self.updates = torch.zeros((), device=self.device), 0
@@ -267,16 +274,22 @@ class _State:
         return augment(images, self.augmentation, self.generator), self.victims.labels[index].to(self.device)
 
     def check(self) -> None:
-        """Look at the held-out images; keep the model if it is within the bound and its distances are no smaller."""
+        """Look at the held-out images; keep the model if it is within the bound and its distances are hardly smaller.
+
+        Compared are the pairs that had a trigger then: while new ones are still being picked, which are not hardened yet, the
+        mean over all falls although the model gains.
+        """
         began = time.monotonic()
         judged = self.trainer.judged
         seen, distance = accuracy(judged, self.held_out).accuracy, self.pool.mean_distance()
         within = seen >= self.floor - 1e-9
-        kept = within and not distance < 0.97 * self.best_distance
+        sizes = self.pool.sizes()
+        growth = _growth(self.best_sizes, sizes)
+        kept = within and growth >= _SHRUNK
         if kept:
             self.best = {name: t.clone() for name, t in judged.network.state_dict().items()}
             self.best_step, self.best_accuracy = self.step, seen
-            self.best_distance = max(self.best_distance, distance) if math.isfinite(distance) else self.best_distance
+            self.best_sizes = sizes | (self.best_sizes if growth < 1 else {})
         self.stamp_weight = min(1.0, self.stamp_weight * 1.25) if within else max(0.05, self.stamp_weight * 0.5)
         self.history.spend("checks", time.monotonic() - began)
         told = round(distance, 4) if math.isfinite(distance) else None
@@ -306,8 +319,8 @@ class _State:
         tensors |= {f"adversary.{name}": t.detach().clone() for name, t in self.adversary.tensors().items()}
         tensors |= {f"phases.{name}": t.clone() for name, t in self.phases.tensors().items()}
         tensors["generator"] = self.generator.get_state()
-        names = ("step", "best_step", "best_distance", "best_accuracy", "stamp_weight", "rate_scale")
-        facts = {name: getattr(self, name) for name in names}
+        facts = {name: getattr(self, name) for name in _NUMBERS}
+        facts["best_sizes"] = [[pair.victim, pair.target, size] for pair, size in self.best_sizes.items()]
         facts |= {"triggers": self.pool.facts(), "phases": self.phases.state(), "history": self.history.to_json()}
         facts["seconds"] = dict(self.history.seconds)
         return tensors, json.loads(json.dumps(facts))
@@ -326,8 +339,9 @@ class _State:
         self.generator.set_state(tensors["generator"])
         self.history = History.from_json(facts["history"])
         self.history.seconds = dict(facts["seconds"])
-        for name in ("step", "best_step", "best_distance", "best_accuracy", "stamp_weight", "rate_scale"):
+        for name in _NUMBERS:
             setattr(self, name, facts[name])
+        self.best_sizes = {Pair(victim, target): size for victim, target, size in facts["best_sizes"]}
         self.loss, self.updates = torch.zeros((), device=self.device), 0
         self.pool.refresh(self.trainer.classifier)
 
@@ -350,6 +364,13 @@ def _chunk(classifier: Classifier, device: torch.device) -> int:
     """Images in one pass of the fast copy, as measuring takes them."""
     _, height, width = classifier.image_shape
     return max(8, int((2048 if device.type == "cuda" else 128) * (32 * 32) / (height * width)))
+
+
+def _growth(then: Mapping[Pair, float], now: Mapping[Pair, float]) -> float:
+    """Of the pairs that are in both, the sum of the later sizes by that of the earlier; 1 where there are none."""
+    both = [pair for pair in then if pair in now]
+    before = sum(then[pair] for pair in both)
+    return sum(now[pair] for pair in both) / before if before > 0 else 1.0
 
 
 def _read(path: Path, identity: dict[str, Any]) -> _Snapshot:

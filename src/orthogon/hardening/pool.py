@@ -104,11 +104,15 @@ class TriggerPool:
                 return known.size
         return math.nan
 
-    def mean_distance(self) -> float:
-        """Mean size over the pairs that have been inverted; over the universal triggers where none has."""
+    def sizes(self) -> dict[Pair, float]:
+        """Of the pairs that have been inverted; of the universal triggers where none has."""
         found = {pair: known.size for pair, known in self.known.items() if math.isfinite(known.size)}
-        sizes = [size for pair, size in found.items() if pair.victim is not None] or list(found.values())
-        return sum(sizes) / len(sizes) if sizes else math.nan
+        return {pair: size for pair, size in found.items() if pair.victim is not None} or found
+
+    def mean_distance(self) -> float:
+        """Mean of these sizes; NaN where there are none."""
+        sizes = self.sizes()
+        return sum(sizes.values()) / len(sizes) if sizes else math.nan
 
     def stamped(self, pairs: Sequence[Pair], images: Float[Tensor, "n each c h w"]) -> Float[Tensor, "n each c h w"]:
         """Each pair's latest trigger on its own images in [0, 1]."""
