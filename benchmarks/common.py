@@ -119,18 +119,22 @@ class Record:
 
     def add(self, key: str, value: Any) -> None:
         """Keep a finished part, in one step."""
-        self.parts[key] = _plain(value)
+        self.parts[key] = plain(value)
         self._write({})
 
     def finish(self, **summary: Any) -> None:
         """Write the file for the last time, with its summary."""
-        self._write({"summary": _plain(summary)})
+        self._write({"summary": plain(summary)})
         print(f"written: benchmarks/results/{self.path.name}")
 
     def _write(self, more: dict[str, Any]) -> None:
-        text = json.dumps({**self._facts, **more, "parts": self.parts}, indent=1, allow_nan=False)
-        rows = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text)  # a list of numbers on one line
-        runs.write_text(self.path, rows + "\n")
+        write_result(self.path, {**self._facts, **more, "parts": self.parts})
+
+
+def write_result(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a result file in one step, a list of numbers on one line."""
+    text = json.dumps(record, indent=1, allow_nan=False)
+    runs.write_text(path, re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text) + "\n")
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -186,12 +190,12 @@ def _shortened(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python numbers, rounded to six digits, None where they are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, (bool, int, str)) or value is None:
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Limit:
 
 def convolution_limit(
     network: nn.Module,
-    one: Sequence[Tensor],
+    one: Tensor,
     precision: torch.dtype,
     chunk: int,
     seconds: float = 0.1,
@@ -35,7 +35,7 @@ def convolution_limit(
 
     Args:
         network: in evaluation mode, on its device.
-        one: what it takes for one image; tells the shapes.
+        one: a batch of one image; tells the shapes.
         precision: of the timed convolutions.
         chunk: images.
         seconds: for each convolution.
@@ -43,7 +43,7 @@ def convolution_limit(
     """
     kinds: Counter[tuple[Any, ...]] = Counter()
     examples: dict[tuple[Any, ...], nn.Conv2d] = {}
-    device = one[0].device
+    device = one.device
 
     def seen(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         if isinstance(module, nn.ConvTranspose2d):
@@ -56,7 +56,7 @@ def convolution_limit(
     convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     hooks = [module.register_forward_hook(seen) for module in convolutions]
     with torch.no_grad():
-        network(*one)
+        network(one)
     for hook in hooks:
         hook.remove()
     rows, total = [], 0.0
@@ -91,8 +91,9 @@ def _weight_gradient(conv: nn.Conv2d, shape: tuple[int, ...], precision: torch.d
     last = torch.channels_last
     images = torch.rand(shape, device=device).to(precision).contiguous(memory_format=last)
     weight = conv.weight.detach().to(precision).contiguous(memory_format=last)
-    numbers = (list(conv.stride), _numbers(conv), list(conv.dilation), False, [0, 0], conv.groups)
-    gradient = F.conv2d(images, weight, None, *(numbers[i] for i in (0, 1, 2)), conv.groups).contiguous(memory_format=last)
+    stride, padding, dilation = list(conv.stride), _numbers(conv), list(conv.dilation)
+    gradient = F.conv2d(images, weight, None, stride, padding, dilation, conv.groups).contiguous(memory_format=last)
+    numbers = (stride, padding, dilation, False, [0, 0], conv.groups)
     return lambda: torch.ops.aten.convolution_backward(gradient, images, weight, None, *numbers, [False, True, False])
 
 

@@ -19,14 +19,12 @@ from limit import convolution_limit
 from orthogon.classifier import Classifier
 from orthogon.engine import Engine
 from orthogon.frozen import speed_for
-from orthogon.inversion import Request, invert
+from orthogon.inversion import Request
 from orthogon.protocols import SCREEN, Stage
 from orthogon.triggers import Pervasive
 from orthogon.triggers.decoder import Decoder, open_decoder
 from orthogon.triggers.encoder import Encoder, open_encoder
-
-TICK = 8
-"""Steps between two calls of `invert`'s `on_progress`, the first after one step."""
+from throughput import TICK, steps
 
 
 def seconds_by_part(
@@ -39,7 +37,7 @@ def seconds_by_part(
     height, width = features.shape[2:]
 
     def one_image(network: nn.Module, values: Tensor) -> float:
-        return 1 / convolution_limit(network, [values], precision, chunk, seconds).images_per_second
+        return 1 / convolution_limit(network, values, precision, chunk, seconds).images_per_second
 
     z, m = Pervasive.regions, Pervasive.kernel
     searches = max(1, chunk // batch)
@@ -49,7 +47,7 @@ def seconds_by_part(
     blocks = list(decoder.blocks.children())[::-1]  # each works on twice the rows and columns
     sides = [(channels, height * 2**n, width * 2**n) for n, (_, channels) in enumerate(reversed(decoder.widths), 1)]
     upsampled = [torch.zeros(1, *side, device=image.device) for side in sides]
-    of_regions = convolution_limit(regions, [cut], precision, batch, seconds, weights=True).images_per_second
+    of_regions = convolution_limit(regions, cut, precision, batch, seconds, weights=True).images_per_second
     return {
         "encoder, twice": 2 * one_image(encoder, image),
         "regions": 1 / (of_regions * searches),
@@ -61,10 +59,8 @@ def seconds_by_part(
 def rate(engine: Engine, family: Pervasive, requests: list[Request], ticks: int) -> float:
     """Image-steps per second from the first step to the last."""
     stamps: list[float] = []
-    stage = replace(engine.settings.stages[0], steps=TICK * ticks + 1)
-    engine.settings = replace(engine.settings, stages=(stage,))
-    invert(engine, family, requests, lambda _: stamps.append(clock(engine.device)))
-    return TICK * ticks * len(requests) * stage.batch / (stamps[-1] - stamps[0])
+    steps(engine, family, requests, ticks, lambda: stamps.append(clock(engine.device)))
+    return TICK * ticks * len(requests) * engine.settings.stages[0].batch / (stamps[-1] - stamps[0])
 
 
 def main() -> None:

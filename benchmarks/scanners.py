@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from common import RESULTS, parser
+from common import RESULTS, parser, plain, write_result
 from orthogon import runs
 from orthogon.bench.scanners import KINDS, LABELS, PATCH, PERVASIVE, area, interval
 
@@ -155,8 +154,7 @@ def main() -> None:
     for scanner in scanners.values():
         scanner["auc"] = areas(scanner.get("models", []))
     record |= {"scanners": scanners, "same_models": on_the_same(scanners), "versions": runs.versions()}
-    text = json.dumps(_rounded(record), indent=1, allow_nan=False)
-    runs.write_text(path, re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text) + "\n")
+    write_result(path, plain(record))
     for part in PARTS:
         by_name = {name: {scan["model"]: scan for scan in scanner.get(part, [])} for name, scanner in scanners.items()}
         clean_first = sorted({(scan["truth"] != "clean", model) for scans in by_name.values() for model, scan in scans.items()})
@@ -176,17 +174,6 @@ def _table(corner: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -
     if rows:
         lines = [[corner.replace("_", " "), *columns], ["---", *("---:" for _ in columns)], *rows]
         print(*("| " + " | ".join(line) + " |" for line in lines), "", sep="\n")
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to five digits, None where they are not finite."""
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_rounded(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    return value
 
 
 if __name__ == "__main__":

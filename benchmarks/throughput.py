@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from orthogon.images import LabelledImages
 from orthogon.inversion import Request, invert
 from orthogon.pairs import Pair
 from orthogon.protocols import PROTOCOLS, Stage
-from orthogon.triggers import Patch
+from orthogon.triggers import Patch, TriggerFamily
 from yardstick import Search, YardstickSettings
 
 TICK = 8
@@ -55,6 +55,11 @@ class Contest:
         order = torch.randperm(len(every), generator=torch.Generator().manual_seed(args.seed)).tolist()
         pairs = [every[order[n % len(every)]] for n in range(tasks)]
         return cls(classifier, _rows(images, classifier), pairs, [pair.victim or 0 for pair in pairs])
+
+    @property
+    def requests(self) -> list[Request]:
+        """Ours."""
+        return [Request(pair, row, n) for n, (pair, row) in enumerate(zip(self.pairs, self.rows, strict=True))]
 
     @property
     def device(self) -> torch.device:
@@ -88,17 +93,16 @@ def our_engine(contest: Contest, args: argparse.Namespace) -> Engine:
 def our_rate(contest: Contest, engine: Engine, ticks: int) -> float:
     """Image-steps per second of our loop, from its first step to its last, acceptance tests not counted."""
     stamps: list[float] = []
-    _steps(contest, engine, ticks, lambda: stamps.append(clock(contest.device)))
+    steps(engine, Patch(), contest.requests, ticks, lambda: stamps.append(clock(contest.device)))
     images = TICK * len(contest.pairs) * engine.settings.stages[0].batch
     return images * ticks / (stamps[-1] - stamps[0])
 
 
-def _steps(contest: Contest, engine: Engine, ticks: int, on_tick: Callable[[], None]) -> None:
+def steps(engine: Engine, family: TriggerFamily, requests: Sequence[Request], ticks: int, on_tick: Callable[[], None]) -> None:
     """1 + 8 × ticks steps of our loop; `on_tick` is called after the first, the ninth, …"""
     stage = replace(engine.settings.stages[0], steps=TICK * ticks + 1)
     engine.settings = replace(engine.settings, stages=(stage,))
-    requests = [Request(pair, row, n) for n, (pair, row) in enumerate(zip(contest.pairs, contest.rows, strict=True))]
-    invert(engine, Patch(), requests, lambda _: on_tick())
+    invert(engine, family, requests, lambda _: on_tick())
 
 
 KINDS = {
@@ -126,7 +130,7 @@ def where_time_goes(contest: Contest, engine: Engine) -> dict[str, float]:
             watched.start()
             stamps.append(clock(contest.device))
 
-    _steps(contest, engine, 1, tick)
+    steps(engine, Patch(), contest.requests, 1, tick)
     seconds = dict.fromkeys([*KINDS, REST], 0.0)
     for event in watched.key_averages():
         if not cuda or event.device_type == torch.autograd.DeviceType.CUDA:
@@ -167,7 +171,7 @@ def main() -> None:
     ]
     theirs, ours = (statistics.median(rates) for rates in zip(*turns, strict=True))
     one = torch.zeros(1, *contest.classifier.image_shape, device=contest.device)
-    limit = convolution_limit(contest.classifier, [one], engine.copy.precision, engine.copy.chunk)
+    limit = convolution_limit(contest.classifier, one, engine.copy.precision, engine.copy.chunk)
     shares = where_time_goes(contest, engine)
     summary: dict[str, Any] = {
         **{"yardstick": theirs, "ours": ours, "ratio": ours / theirs},

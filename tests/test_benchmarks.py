@@ -115,9 +115,7 @@ def test_the_limit_counts_every_convolution(load) -> None:
         nn.Flatten(),
     )
     classifier = Classifier(network, list("abcd"), (3, 8, 8)).eval()
-    limit = load("limit").convolution_limit(
-        classifier, [torch.zeros(1, *classifier.image_shape)], torch.float32, 4, seconds=0.005
-    )
+    limit = load("limit").convolution_limit(classifier, torch.zeros(1, *classifier.image_shape), torch.float32, 4, seconds=0.005)
     assert [row["count"] for row in limit.rows] == [1, 2, 1]
     assert limit.images_per_second > 0
 

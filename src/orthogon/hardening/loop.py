@@ -41,7 +41,6 @@ _MOST_RESTARTS = 5
 """Returns to the last good state before a hardening gives up."""
 _SHRUNK = 0.97
 """Of the sizes that a kept model's triggers had, what those of a later one must come to: searches differ by as much."""
-
 _NUMBERS = ("step", "best_step", "best_accuracy", "stamp_weight", "rate_scale")
 """Of the loop's state, what a checkpoint holds as it is."""
 
