@@ -25,6 +25,8 @@ from orthogon.inversion import Request, invert
 from orthogon.pairs import Outcome, Pair
 from orthogon.protocols import InversionSettings, Stage
 from orthogon.triggers import Colour, Patch
+from orthogon.triggers.decoder import open_decoder
+from orthogon.triggers.encoder import open_encoder
 
 
 @pytest.fixture
@@ -118,6 +120,28 @@ def test_the_limit_counts_every_convolution(load) -> None:
     limit = load("limit").convolution_limit(classifier, torch.zeros(1, *classifier.image_shape), torch.float32, 4, seconds=0.005)
     assert [row["count"] for row in limit.rows] == [1, 2, 1]
     assert limit.images_per_second > 0
+
+
+def test_the_limit_takes_a_transposed_convolution_as_the_one_of_its_shapes(load) -> None:
+    network = nn.Sequential(
+        nn.ConvTranspose2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 5, padding=2), nn.ConvTranspose2d(3, 8, 3, padding=1)
+    )
+    limit = load("limit").convolution_limit(network, torch.zeros(1, 3, 8, 8), torch.float32, 4, seconds=0.005, weights=True)
+    assert [(row["count"], row["weight"]) for row in limit.rows] == [(2, [8, 3, 3, 3]), (1, [3, 8, 5, 5])]
+    with pytest.raises(ValueError, match="stride 1 alone"):
+        load("limit").convolution_limit(nn.ConvTranspose2d(3, 8, 2, stride=2), torch.zeros(1, 3, 8, 8), torch.float32, 4)
+
+
+def test_the_limit_of_a_pervasive_search_has_every_part_of_a_step(load) -> None:
+    encoder = open_encoder("embedded")
+    classifier = Classifier(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), list("abcd"), (3, 16, 16)
+    ).eval()
+    told = (classifier, encoder, open_decoder(encoder), torch.float32, 4, 2)
+    seconds = load("pervasive_limit").seconds_by_part(*told, seconds=0.005)
+    assert list(seconds) == ["encoder, twice", "regions", "decoder", "model"]
+    assert all(0 < value < 1 for value in seconds.values())
+    assert seconds["encoder, twice"] > seconds["model"]
 
 
 TINY = {"warm_up_inversion": 3, "first_inversion": 4, "inversion": 2, "prior_samples": 4, "shift": 0.1}

@@ -109,17 +109,14 @@ class Encoder(nn.Module):
         """
         values = self._prepared(images)
         for block in self.blocks:
-            *layers, _ = block.children()
-            for layer in layers:
-                values = layer(values)
-            values = F.max_pool2d(values, 2).relu()  # pooled first, a quarter is left for the ReLU
+            values = F.max_pool2d(block(values), 2).relu()  # pooled first, a quarter is left for the ReLU
         return values
 
     def stages(self, images: Float[Tensor, "n 3 h w"]) -> list[tuple[Tensor, Tensor]]:
         """Per block its activations before the pooling and after it, of images in [0, 1]; errors as `forward`."""
         values, stages = self._prepared(images), []
         for block in self.blocks:
-            active = block(values)
+            active = block(values).relu()
             values = F.max_pool2d(active, 2)
             stages.append((active, values))
         return stages
@@ -262,10 +259,12 @@ def _fetched(name: str) -> Mapping[str, Tensor]:
 
 
 def _block(weights: Mapping[str, Tensor], numbers: Sequence[int], source: str) -> nn.Sequential:
-    return nn.Sequential(*_layers(weights, numbers, source))
+    """Convolutions with a ReLU between them; the one after the last is the encoder's, which pools first."""
+    first, *others = _convolutions_of(weights, numbers, source)
+    return nn.Sequential(first, *(layer for other in others for layer in (nn.ReLU(), other)))
 
 
-def _layers(weights: Mapping[str, Tensor], numbers: Sequence[int], source: str) -> Iterator[nn.Module]:
+def _convolutions_of(weights: Mapping[str, Tensor], numbers: Sequence[int], source: str) -> Iterator[nn.Conv2d]:
     for number in numbers:
         weight, bias = (weights.get(f"features.{number}.{kind}") for kind in ("weight", "bias"))
         if weight is None or bias is None:
@@ -279,4 +278,4 @@ def _layers(weights: Mapping[str, Tensor], numbers: Sequence[int], source: str) 
             raise ValueError(f"{source}: features.{number} has NaN or infinite numbers")
         convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
         convolution.weight, convolution.bias = (nn.Parameter(tensor.float().clone()) for tensor in (weight, bias))
-        yield from (convolution, nn.ReLU())
+        yield convolution
