@@ -60,7 +60,7 @@ def convolution_limit(
     for hook in hooks:
         hook.remove()
     rows, total = [], 0.0
-    with torch.no_grad(), torch.backends.cudnn.flags(benchmark=True):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
         for key, count in kinds.items():
             shape = (chunk, *key[:3])
             forward, back = (_fastest(ways, device, seconds) for ways in _ways(examples[key], shape, precision, device))

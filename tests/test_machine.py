@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from orthogon.machine import device_of, fast_precision, free_gib, has_compiler
+from orthogon import machine
+from orthogon.machine import cores, device_of, exact_convolutions, fast_precision, free_gib, has_compiler
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -58,15 +59,51 @@ def test_a_module_is_where_its_tensors_are() -> None:
     assert device_of(nn.ReLU()) == CPU
 
 
-def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: "MemTotal: 9 kB\nMemAvailable:    3145728 kB\n")
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the machine looks for its container's limits: an empty folder."""
+    monkeypatch.setattr(machine, "_CONTAINER", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def told(container: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the machine says of its memory: 3 GiB are free."""
+    path = container / "meminfo"
+    path.write_text("MemTotal: 9 kB\nMemAvailable:    3145728 kB\n")
+    monkeypatch.setattr(machine, "_MEMORY", path)
+    return path
+
+
+def test_free_memory_is_what_the_system_says(told: Path) -> None:
     assert free_gib(CPU) == 3.0
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError("/proc/meminfo"), KeyError("MemAvailable")])
-def test_a_system_that_does_not_tell_has_eight(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> str:
-        raise error
-
-    monkeypatch.setattr(Path, "read_text", refused)
+@pytest.mark.parametrize("text", [None, "MemTotal: 9 kB\n"])
+def test_a_system_that_does_not_tell_has_eight(text: str | None, told: Path) -> None:
+    told.unlink() if text is None else told.write_text(text)
     assert free_gib(CPU) == 8.0
+
+
+def test_a_container_has_what_it_is_given(told: Path, container: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
+    assert (cores(), free_gib(CPU)) == (6, 3.0)
+    for name, text in (("cpu.max", "max 100000\n"), ("memory.max", "max\n"), ("memory.current", f"{2**30}\n")):
+        (container / name).write_text(text)
+    assert (cores(), free_gib(CPU)) == (6, 3.0)
+    (container / "cpu.max").write_text("250000 100000\n")
+    (container / "memory.max").write_text(f"{2 * 2**30}\n")
+    assert (cores(), free_gib(CPU)) == (2, 1.0)
+    (container / "cpu.max").write_text("50000 100000\n")
+    assert cores() == 1
+
+
+def test_exact_convolutions_leave_the_settings_as_they_were() -> None:
+    def now() -> tuple[bool, ...]:
+        known = torch.backends.cudnn
+        return known.enabled, known.benchmark, known.deterministic, known.allow_tf32
+
+    before = now()
+    with exact_convolutions():
+        assert now() == (*before[:3], False)
+    assert now() == before

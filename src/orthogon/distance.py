@@ -211,11 +211,14 @@ class _Samples:
         return pair.victim, pair.target if pair.victim is None else -1
 
     def _draw(self, pair: Pair, generator: torch.Generator) -> Int64[Tensor, " count"]:
-        """Indices of images of the victim, or of all classes but the target, about as many of each."""
+        """Indices of images of the victim, or of all classes but the target, about as many of each; of more classes than
+        images, of some."""
         count = self._count
         if pair.victim is not None:
             return shuffled(self._members[pair.victim], generator)[:count]
         others = [members for c, members in enumerate(self._members) if c != pair.target]
+        if len(others) > count:
+            others = [others[c] for c in shuffled(torch.arange(len(others)), generator)[:count].tolist()]
         drawn = [shuffled(members, generator)[:count].tolist() for members in others]
         in_turn = (indices[i] for i in range(count) for indices in drawn if i < len(indices))
         return torch.tensor(list(islice(in_turn, count)), dtype=torch.int64)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier
 from orthogon.frozen import FrozenCopy, Loss, Speed
-from orthogon.machine import device_of
+from orthogon.machine import device_of, exact_convolutions
 from orthogon.memory import Parts
 from orthogon.protocols import InversionSettings
 
@@ -94,7 +94,7 @@ class Engine:
         return float((logits.argmax(1) == target).float().mean()) if bool(logits.isfinite().all()) else math.nan
 
     def _logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # which would judge with ten bits
+        with torch.no_grad(), exact_convolutions():
             return torch.cat(self._parts(lambda start, stop: self.judge(images[start:stop]).float(), len(images)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages
-from orthogon.machine import device_of
+from orthogon.machine import device_of, exact_convolutions
 from orthogon.memory import Parts
 
 PGD_BOUNDS = {"cifar10": 8 / 255, "svhn": 0.03, "gtsrb": 0.03, "lisa": 0.1}
@@ -230,7 +230,7 @@ def accuracy(
         return _right(classifier(pixels), labels)
 
     require_match(classifier, images)
-    with evaluating(classifier), torch.inference_mode():
+    with evaluating(classifier), exact_convolutions(), torch.inference_mode():
         right, finite = _in_batches(judge, len(images), batch, on_progress)
     return _evaluation(images, right, finite, {"kind": "clean", "data": images.source})
 
@@ -271,7 +271,7 @@ def robust_accuracy(
             standing[alive] = _survives(classifier, pixels[alive], labels[alive], settings, generator)
         return standing, finite
 
-    with evaluating(classifier):
+    with evaluating(classifier), exact_convolutions():
         right, finite = _in_batches(judge, len(images), batch, on_progress)
     facts = {"kind": "pgd", "bound": settings.bound, "steps": settings.steps, "restarts": settings.restarts}
     return _evaluation(images, right, finite, {**facts, "step_size": _step_size(settings), "data": images.source})
@@ -351,7 +351,7 @@ def attack_success(
         logits = classifier(in_bytes(_same_shape(stamp(pixels), pixels)).float().div_(255))
         return logits.argmax(1), logits.isfinite().all(1)
 
-    with evaluating(classifier), torch.no_grad():
+    with evaluating(classifier), exact_convolutions(), torch.no_grad():
         predicted, finite = _in_batches(judge, len(stamped), batch, on_progress)
     labels, classes = stamped.labels.cpu(), len(images.classes)
     hits = torch.bincount(labels[finite & (predicted == target)], minlength=classes).tolist()

@@ -99,7 +99,7 @@ class _Search:
         for i, request in enumerate(self.requests):
             if request.start is not None:
                 start = {k: v[None].cpu() for k, v in request.start.items()}
-                draws[i * starts] = self.family.free(start | self.family.constants(self.engine.row(request.row)))
+                draws[i * starts] = self.family.free(self.family.carried(start, self.engine.row(request.row)))
         tasks = len(draws)
         self.free = {name: torch.cat([d[name] for d in draws]).to(device) for name in draws[0]}
         self.first = {name: torch.zeros_like(value) for name, value in self.free.items()}
@@ -179,13 +179,21 @@ class _Search:
         given_up, active = self._state_of_samples()
         chosen = self._choose(batch, active, step)
         share = self._shares(given_up, active, chosen)
-        width = max(1, self.engine.copy.chunk // batch) if self.family.on_samples else len(self.owner)
+        width = self._at_once(batch)
         parts = [slice(start, start + width) for start in range(0, len(self.owner), width)]
         leads, sizes, gradients = zip(*(self._pull(part, chosen[part], share[part]) for part in parts), strict=True)
         self.lead.scatter_(1, chosen, torch.cat(leads))
         self.seen.scatter_(1, chosen, True)
         self._descend({name: torch.cat([g[name] for g in gradients]) for name in self.free}, stage, step)
         self._steer(torch.cat(sizes), stage, step)
+
+    def _at_once(self, batch: int) -> int:
+        """Searches of one pull: of a family with networks, as many as have the pixels there of a chunk for the model."""
+        if not self.family.on_samples:
+            return len(self.owner)
+        channels, height, width = self.engine.samples.shape[2:]
+        pixels = batch * self.family.pixels((channels, height, width))
+        return max(1, self.engine.copy.chunk * height * width // pixels)
 
     def _pull(
         self, part: slice, chosen: Int64[Tensor, "some batch"], share: Float[Tensor, "some batch"]

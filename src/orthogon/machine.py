@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import nn
+
+_CONTAINER = Path("/sys/fs/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -28,6 +34,19 @@ def fast_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions of float32 numbers in float32, on a GPU too, where PyTorch would take TF32's ten bits of each number."""
+    now = torch.backends.cudnn
+    return now.flags(enabled=now.enabled, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=False)
+
+
+def cores() -> int:
+    """Processor cores that this process may use: those of its affinity, as far as its container's share goes; at least 1."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = (_of_container("cpu.max") or "").partition(" ")
+    return max(1, min(mine, int(quota) // int(period))) if quota.isdecimal() and period.isdecimal() else mine
+
+
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile can build code for the device here."""
     if device.type == "cpu":
@@ -36,11 +55,21 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def free_gib(device: torch.device) -> float:
-    """Free memory of a GPU, or of the machine; 8 where the system does not tell."""
+    """Free memory of a GPU, or of the machine or this process's container, whichever is less; 8 where none tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
+    limit, used = _of_container("memory.max") or "", _of_container("memory.current") or ""
+    left = (int(limit) - int(used)) / 2**30 if limit.isdecimal() and used.isdecimal() else math.inf
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) / 2**20
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text("ascii").splitlines())
+        return max(0.0, min(left, int(lines["MemAvailable"].split()[0]) / 2**20))
     except (OSError, KeyError):
-        return 8.0
+        return max(0.0, min(left, 8.0))
+
+
+def _of_container(name: str) -> str | None:
+    """What the control group of this process says (cgroup v2, as a container sees its own); None where there is none."""
+    try:
+        return (_CONTAINER / name).read_text("ascii").strip()
+    except OSError:
+        return None

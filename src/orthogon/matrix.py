@@ -90,12 +90,15 @@ def improvement(before: DistanceMatrix, after: DistanceMatrix) -> float:
 def differences(before: DistanceMatrix, after: DistanceMatrix) -> list[tuple[str, Any, Any]]:
     """What forbids to compare distances: its name, and what either matrix has there.
 
-    Beside unit, family and classes that is what a family's sizes hang on (`TriggerFamily.described`), such as an encoder.
+    Beside unit, family and classes that is what a family's sizes hang on (`TriggerFamily.described`), such as an encoder; not
+    what it is called, where its digest is the same.
     """
     named = [(name, getattr(before, name), getattr(after, name)) for name in ("unit", "family", "classes")]
     by = [_flat(matrix.facts.get("measured_by") or {}) for matrix in (before, after)]
     named += [(name, by[0].get(name), by[1].get(name)) for name in dict.fromkeys([*by[0], *by[1]])]
-    return [(name, old, new) for name, old, new in named if old != new]
+    digests = [told.get("encoder digest") for told in by]
+    called = {"encoder name"} if digests[0] is not None and digests[0] == digests[1] else set[str]()
+    return [(name, old, new) for name, old, new in named if old != new and name not in called]
 
 
 def _flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ from orthogon import runs
 from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages, cutout, random_crop, random_flip
 from orthogon.machine import device_of, fast_precision
+from orthogon.randomness import layer_draws
 from orthogon.recipe import TrainingSettings
 
 
@@ -94,7 +95,8 @@ def fit(
     pixels, labels = images.pixels.to(device), images.labels.to(device)
     classifier.train()
     for number in range(len(state.history), settings.epochs):
-        state.history.append(_epoch(classifier, state, pixels, labels, number, settings, on_progress))
+        with layer_draws(device, seed + number):
+            state.history.append(_epoch(classifier, state, pixels, labels, number, settings, on_progress))
         due = time.monotonic() - written >= checkpoint_seconds or number + 1 == settings.epochs
         if checkpoint is not None and due:
             _save(checkpoint, state, identity)

@@ -43,7 +43,9 @@ def test_each_model_is_scanned_once_and_others_join(tmp_path: Path, result: Json
     assert asked == [False]
     assert [model["truth"]["backdoored"] for model in data["models"]] == [True, False]
     (line,) = data["summary"]
-    assert line["auc"]["all"]["value"] in (0.0, 0.5, 1.0)
+    backdoored, clean = (cell["score"] for cell in data["cells"])
+    assert line["auc"]["all"]["value"] == float(backdoored > clean)
+    assert backdoored != clean
     kept = json.loads((out / data["cells"][0]["folder"] / "scan.json").read_text())
     assert kept["draws"][0]["facts"]["margins"]
     assert kept["draws"][0]["features"] == data["cells"][0]["features"]

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from orthogon import attack_success, load_classifier, open_images, runs
 from orthogon.cli import main, parse, scanning_fleet, scanning_inputs
 from orthogon.cli.scan import Scan
-from orthogon.cli.scanning import among_many, models_of, short_name
+from orthogon.cli.scanning import short_name
 from orthogon.cli.scanning_inputs import calibration_facts
+from orthogon.cli.scanning_models import Named, named_models
 from orthogon.fleet import Job, run_here
 from orthogon.naming import named, settings_of
 from orthogon.protocols import PROTOCOLS
@@ -155,18 +159,37 @@ def test_wrong_words(command: Command, words: tuple[object, ...], told: str) -> 
     assert told in err
 
 
+def _made(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def test_folders_of_models(tmp_path: Path) -> None:
-    for name in ("a/model.pt", "b/model.safetensors", "b/model.json", "c/else.txt", "flat/x.pth", "flat/y.pt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert models_of(str(tmp_path)) == [str(tmp_path / "a/model.pt"), str(tmp_path / "b/model.safetensors")]
-    assert models_of(str(tmp_path / "flat")) == [str(tmp_path / "flat/x.pth"), str(tmp_path / "flat/y.pt")]
-    assert models_of("timm:resnet18") == ["timm:resnet18"]
-    (tmp_path / "b/trigger.safetensors").touch()
-    assert models_of(str(tmp_path / "b")) == [str(tmp_path / "b/model.safetensors")], "a trigger is no model"
-    with pytest.raises(ValueError, match="has no"):
-        models_of(str(tmp_path / "c"))
+    def models(folder: str) -> list[str]:
+        found = named_models([str(tmp_path / folder)])
+        assert not found.alone
+        return [Path(model).relative_to(tmp_path).as_posix() for model in found.models]
+
+    _made(tmp_path / "of", "a/model.pt", "b/model.safetensors", "b/model.json", "c/else.txt")
+    _made(tmp_path / "flat", "x.pth", "y.pt", "z.bin", "UPPER.PT", "old.pth.tar", "notes.txt", "deep/model.ckpt", "deep/last.pt")
+    assert models("of") == ["of/a/model.pt", "of/b/model.safetensors"]
+    assert models("flat") == [f"flat/{name}" for name in ("UPPER.PT", "old.pth.tar", "x.pth", "y.pt", "z.bin", "deep/model.ckpt")]
+    assert named_models([str(tmp_path / "flat")]).told() == f"not scanned: {tmp_path}/flat/deep/last.pt"
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        models("of/c")
     assert (short_name("id-00000003/model.pt"), short_name("nets/suspect.pt")) == ("id-00000003", "suspect")
+
+
+def test_a_model_and_its_own_folder_are_meant_alone(tmp_path: Path) -> None:
+    _made(tmp_path, "model.safetensors", "trigger.safetensors")
+    found = named_models([str(tmp_path)])
+    assert (found.models, found.alone) == ((str(tmp_path / "model.safetensors"),), True)
+    assert found.passed == (str(tmp_path / "trigger.safetensors"),), "a trigger is no model, which is said"
+    assert named_models(["timm:resnet18"]) == Named(("timm:resnet18",), alone=True)
+    _made(tmp_path, "model.PTH")
+    found = named_models([str(tmp_path)])
+    assert (len(found.models), found.alone) == (2, False)
 
 
 def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
@@ -374,14 +397,91 @@ def test_a_failure_on_other_terms_is_tried_again(
 
 
 def test_what_a_shell_makes_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/model.pt").touch()
-    asked = [f"{tmp_path}/./{name}" for name in ("a.pt", "a.json", "alone.json", "empty", "run")]
-    paths = set(map(Path, asked))
-    listed = [Path(model).relative_to(tmp_path).as_posix() for name in asked for model in among_many(name, paths)]
-    assert listed == ["a.pt", "alone.json", "empty", "run/model.pt"]
-    assert among_many("./a.json", {Path("./a.pt"), Path("./a.json")}) == []
+    _made(tmp_path, "a.pt", "a.json", "SHA256SUMS", "run/model.pt", "run/trigger.safetensors", "empty/notes.txt")
+    asked = [f"{tmp_path}/{name}" for name in ("SHA256SUMS", "a.json", "a.pt", "empty", "nowhere.pt", "run")]
+    found = named_models([*asked, f"{tmp_path}/run/model.pt"])
+    here = [[Path(path).relative_to(tmp_path).as_posix() for path in paths] for paths in (found.models, found.passed)]
+    assert here == [["a.pt", "nowhere.pt", "run/model.pt"], ["SHA256SUMS", "empty", "run/trigger.safetensors"]]
+    assert not found.alone
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_its_own_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _made(tmp_path, "a/model.pt", "lost+found/model.pt")
+    real = Path.iterdir
+
+    def refused(self: Path) -> Iterator[Path]:
+        if self.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    words = [str(tmp_path / name) for name in ("a", "lost+found")]
+    assert named_models(words).models == (f"{words[0]}/model.pt", words[1])
+    assert named_models([str(tmp_path)]).models == (f"{words[0]}/model.pt", f"{words[1]}/model.safetensors")
+
+
+def test_what_is_no_model_beside_others_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    for name in ("a.pt", "b.pt", "notes.txt"):
+        Path(name).touch()
+    _, out, err = command(*MARGINS, "a.pt", "b.pt", "notes.txt", "--jobs", 1, "--out", "fleet", "--json")
+    assert json.loads(out)["not_scanned"] == ["notes.txt"]
+    assert "not scanned: notes.txt" in err
+
+
+def test_a_file_that_is_too_large_to_be_hashed_is_told_and_stops_no_other(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_inputs, "_LARGEST_GIB", 1)
+    with Path("huge.pt").open("wb") as file:
+        file.truncate(3 * 2**30)
+    Path("b.pt").touch()
+    _, out, _ = command(*MARGINS, "huge.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
+    rows = json.loads(out)["models"]
+    assert [row["outcome"] for row in rows] == ["cannot be read", "cannot be scanned"]
+    assert rows[0]["reasons"] == ["the file has 3 GiB, and no model of more than 1 is looked at"]
+
+
+def test_a_single_scan_ends_at_its_time_limit() -> None:
+    began = time.monotonic()
+    words = ("scan", "--model", MODEL, "--data", SIGNS, "--device", "cpu", "--timeout", "0.01", "--out", "alone")
+    ended = subprocess.run([sys.executable, "-m", "orthogon", *map(str, words)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 12
+    assert "not finished after 0.01 seconds" in ended.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_names_in_a_strangers_file_command_no_terminal(command: Command) -> None:
+    save_file({"\x1b[2J\x1b]0;owned\x07": torch.zeros(2)}, "odd.safetensors")
+    code, _, err = command("scan", "--model", "odd.safetensors", "--arch", "resnet20", "--data", SIGNS)
+    assert code == 2
+    assert "\x1b" not in err
+    assert "\\x1b[2J" in err
+
+
+class _NoGradient(torch.nn.Module):
+    """Finite logits, whose gradient is not."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images) + (0 * images.square().sum()).sqrt()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Converting a tensor")
+def test_a_model_whose_gradients_are_no_numbers_gets_a_verdict(command: Command) -> None:
+    classifier = load_classifier(str(MODEL))
+    images = torch.rand(2, *classifier.image_shape)
+    torch.jit.trace(_NoGradient(classifier).eval(), images).save("odd.pt")
+    facts = {"classes": list(classifier.classes), "image_shape": list(classifier.image_shape), "normalization": None}
+    Path("odd.json").write_text(json.dumps(facts))
+    words = ("--set", "families=patch", "--set", "samples=5", "--json")
+    code, out, err = command("scan", "--model", "odd.pt", "--data", SIGNS, *words)
+    assert code == 11, err
+    assert any("not finite" in reason for reason in json.loads(out)["reasons"])
 
 
 @pytest.mark.parametrize(("option", "value"), [("--jobs", 0), ("--retries", -1)])
@@ -397,7 +497,7 @@ def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(parsed, Scan)
         return scanning_fleet.at_once(parsed)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr(scanning_fleet, "cores", lambda: 6)
     monkeypatch.setattr(scanning_fleet, "free_gib", lambda device: 9.0)
     assert many("--jobs", "3", "--device", "cpu") == 3
     assert many("--device", "cpu") == 4  # of 2 GiB each

@@ -17,7 +17,7 @@ from torchvision.models import ShuffleNetV2
 from orthogon import load_classifier, runs
 from orthogon.cli import benching_false_positives, main, parse
 from orthogon.cli.bench import FalsePositiveBench
-from orthogon.cli.scanning import models_of
+from orthogon.cli.scanning_models import named_models
 from orthogon.cli.scanning_trojai import answer, monotone
 from orthogon.cli.trojai import TrojAI
 from orthogon.methods import METHODS
@@ -167,7 +167,7 @@ def test_a_set_is_scanned_by_its_own_pictures(models: Path, command: Command, tm
     assert record["data"].startswith(f"TrojAI examples {models / 'id-00000001' / 'clean_example_data'}")
     classes = len(load_classifier(str(model)).classes)
     assert record["accuracy_images"] == 5 * classes
-    assert models_of(str(models)) == [str(models / f"id-{number:08d}" / "model.pt") for number in range(2)]
+    assert named_models([str(models)]).models == tuple(str(models / f"id-{number:08d}" / "model.pt") for number in range(2))
 
 
 def test_without_pictures_anywhere_data_is_asked_for(command: Command, models: Path, tmp_path: Path) -> None:

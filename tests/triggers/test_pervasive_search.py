@@ -198,5 +198,32 @@ def test_hardening_with_pervasive_triggers(monkeypatch: pytest.MonkeyPatch) -> N
         **{"steps": 9, "first_inversion": 4, "inversion": 3, "warm_up_inversion": 3, "trigger_samples": 6, "prior_samples": 4},
         **{"batch": 8, "stamped": 8, "check_every": 3, "max_accuracy_loss": 1.0, "arms_per_pick": 2},
     )
-    made = harden(_classifier(), _images(), _images(), short, seed=0)
-    assert all(parameter.isfinite().all() for parameter in made.classifier.parameters())
+    before = _classifier()
+    made = harden(before, _images(), _images(), short, seed=0)
+    for old, new in zip(before.parameters(), made.classifier.parameters(), strict=True):
+        assert new.isfinite().all()
+        assert not torch.equal(old, new)
+
+
+@pytest.mark.parametrize("statistics", ["own", "shared"])
+def test_a_trigger_carried_to_other_samples_does_the_same_to_an_image(statistics: str) -> None:
+    family = replace(_exact_family(), statistics=statistics)
+    here, there = (rows.float() / 255 for rows in _samples(2))
+    there = 0.5 * there + 0.4  # lighter, with less contrast
+    free = family.draw(here, torch.Generator().manual_seed(1))
+    trigger = family.realise(free | {"mean": torch.tensor([[9.0, -6.0, 3.0]]), "std": torch.tensor([[-5.0, 4.0, 2.0]])})
+    carried = family.carried(trigger, there)
+    assert torch.equal(carried["clean_mean"], family.constants(there)["clean_mean"])
+    torch.testing.assert_close(family.stamp(carried, here[None]), family.stamp(trigger, here[None]))
+
+
+def test_a_warm_search_on_other_samples_begins_with_the_change_that_was_found() -> None:
+    family = replace(_exact_family(), statistics="own")
+    settings = replace(SEARCH, stages=(Stage(1, 1, 6, (0.0, 0.0), accept_every=1),))
+    samples = torch.cat([_samples(1), _samples(1) // 2 + 90])
+    engine = Engine(_classifier(), samples, settings, EXACT)
+    (found,) = _invert(family, [Request(Pair(0, 1), 0, 1)])
+    (again,) = invert(engine, family, [Request(Pair(0, 1), 1, 1, start=found.trigger)])
+    shifts = [one.trigger["mean"] - one.trigger["clean_mean"] for one in (found, again)]
+    assert shifts[0].abs().max() > 0.01
+    torch.testing.assert_close(shifts[1], shifts[0])

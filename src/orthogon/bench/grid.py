@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -102,14 +102,18 @@ class Grid:
         return None if key is None else known[key]
 
 
-def numbers_of(settings: HardeningSettings) -> dict[str, Any]:
-    """What a user changed of the defaults, for all rows alike.
+def numbers_of(settings: HardeningSettings, given: Collection[str] = ()) -> dict[str, Any]:
+    """What a user asked for, for all rows alike.
+
+    Args:
+        settings: of the user's words.
+        given: names of those that were said, which count also where they are the defaults: rows may have others of their own.
 
     Raises:
         ValueError: one of these makes the method, which the rows choose.
     """
     usual = HardeningSettings()
-    changed = {name: value for name, value in vars(settings).items() if value != getattr(usual, name)}
+    changed = {name: value for name, value in vars(settings).items() if name in given or value != getattr(usual, name)}
     if making := [name for name in MAKING if name in changed]:
         word = f"--{making[0].replace('_', '-')}"
         raise ValueError(f"{word} makes the method, which the rows of a grid choose; `orthogon harden` takes it")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from orthogon.bench import GRIDS, REMOVAL_GRIDS, RemovalGrid
-from orthogon.cli.presets import to_be_given
+from orthogon.cli.presets import is_given, to_be_given
 from orthogon.cli.screen import Command, Result, Screen
 from orthogon.cli.words import Device, Folder, Fresh, ImageWords, Json, ModelWords, Seed
 from orthogon.methods import HardeningSettings
@@ -19,7 +19,7 @@ Repeatable = tyro.conf.UseAppendAction
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """A paper's table on your own models: each of its methods with the same budget, published figures beside yours.
+    """A paper's table on your own models: each of its methods, published figures beside yours.
 
     Examples:
       orthogon bench list
@@ -97,7 +97,8 @@ class Bench(Command):
             return to_be_given(FalsePositiveBench, images=ImageWords(""))
         if any(word in REMOVAL_GRIDS for word in words[:1]):
             return to_be_given(RemovalBench, images=to_be_given(ImageWords))
-        return to_be_given(HardeningBench, images=to_be_given(ImageWords), model=to_be_given(ModelWords))
+        given = tuple(f.name for f in fields(HardeningSettings) if is_given(f"--{f.name.replace('_', '-')}", words))
+        return to_be_given(HardeningBench, images=to_be_given(ImageWords), model=to_be_given(ModelWords), given=given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,10 @@ class HardeningBench(Bench):
     samples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the protocol's)")] = None
     """Held-out images of each victim class to measure on; a class with fewer gets the outcome "too few samples"."""
     settings: HardeningSettings = field(default_factory=HardeningSettings)
-    """Numbers of every row alike; what makes a method (--arms, --schedule, …) is the rows' to choose, and refused."""
+    """Numbers of every row alike; what makes a method (--arms, --schedule, …) is the rows' to choose, and refused. Those that are
+    not given are each method's own: DECK has 1500 updates, the others 500."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Names of the settings among the words."""
 
     def run(self, screen: Screen) -> Result:
         """Run the rows and write the tables, or list the grids."""

@@ -33,7 +33,7 @@ def bench_and_write(words: HardeningBench, screen: Screen) -> Result:
         OSError: the folder cannot be written.
     """
     grid = GRIDS[words.grid]
-    rows, subject, numbers = grid.chosen(words.rows), grid.subject(words.subject), numbers_of(words.settings)
+    rows, subject, numbers = grid.chosen(words.rows), grid.subject(words.subject), numbers_of(words.settings, words.given)
     planned = {row.key: row.settings(numbers) for row in grid.rows if row.method}
     attack = None if words.pgd is None else PGDSettings(parse_bound(words.pgd))
     screen.say("loading the model and the images")

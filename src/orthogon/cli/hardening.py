@@ -56,8 +56,9 @@ def harden_and_write(words: Harden, screen: Screen) -> Result:
     family = chosen_family(measures, by, words.settings.family)
     settings = words_of(words.model, words.images) | own | pervasive_words(by, measures) | words.settings.told()
     hardens = family_of(words.settings.family, words.settings.pervasive)
-    for networks in dict.fromkeys(filter(None, (told_networks(hardens), told_networks(family)))):
+    for networks in dict.fromkeys(filter(None, (told_networks(one.described()) for one in (hardens, family)))):
         screen.say(networks)
+    hardens.require_shape(classifier.image_shape)  # before the distances are measured, which takes long
     hashes = {"model": model_digest(words.model, classifier), "data": held_out.digest(), "training": training.digest()}
     inputs: dict[str, Any] = hashes | family_facts(family) | _hardened_by(words)
     if words.measure != "none":

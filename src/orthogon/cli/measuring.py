@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     family = chosen_family(words.family, words.pervasive)
     settings = words_of(words.model, words.images) | own | pervasive_words(words.pervasive, words.family)
     search = search_facts(words.protocol, words.samples, words.draws, words.family)
-    if networks := told_networks(family):
+    if networks := told_networks(family.described()):
         screen.say(networks)
     hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
     inputs = {**hashes, "search": search, **family_facts(family)}
@@ -135,13 +135,8 @@ def family_facts(family: TriggerFamily) -> dict[str, Any]:
     return {"measured_by": described} if described else {}
 
 
-def told_networks(family: TriggerFamily) -> str:
-    """Which encoder and decoder a family works with, in a line; empty where it has none.
-
-    Raises:
-        ValueError: one of them cannot be opened.
-    """
-    described = family.described()
+def told_networks(described: Mapping[str, Any]) -> str:
+    """Which encoder and decoder a family works with, as it has `described` itself, in a line; empty where it has none."""
     if "encoder" not in described:
         return ""
     encoder, decoder = described["encoder"], described["decoder"]

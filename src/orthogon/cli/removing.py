@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from orthogon import models, report, runs
 from orthogon.classifier import Classifier
-from orthogon.cli.measuring import check_accuracy
+from orthogon.cli.measuring import check_accuracy, told_networks
 from orthogon.cli.removal_images import RemovalImages, open_removal
 from orthogon.cli.remove import Remove
 from orthogon.cli.screen import Result, Screen
@@ -47,7 +47,10 @@ def remove_and_write(words: Remove, screen: Screen) -> Result:
     own |= {"set": list(in_words(remover)), "layer": list(words.layers), "flip": words.flip, "seed": words.seed}
     settings = words_of(words.model, words.images) | own
     hashes = {"model": model_digest(words.model, classifier), **images.digests()}
-    inputs = {**hashes, "method": settings_of(remover)}
+    opened = remover.described()
+    if networks := told_networks(opened.get("hardened_by", {})):
+        screen.say(networks)
+    inputs = {**hashes, "method": settings_of(remover), **opened}
     stem = f"{words.method}-{stem_of(words.model.model)}"
     folder = words.out or default_folder("remove", stem, {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))

@@ -41,13 +41,14 @@ class Scan(Command):
     not finished; scans.json and report.html have all.
 
     Exit codes: 0 clean, 10 backdoored, 11 inconclusive; of several models 10 where one is backdoored, else 12 where one could not
-    be scanned, else 11 where one is inconclusive, else 0. 2, 3, 4 and 130 mean what they mean for every command.
+    be scanned, else 11 where one is inconclusive, else 0; 12 also where the only model took longer than --timeout. 2, 3, 4 and
+    130 mean what they mean for every command.
     """
 
     images: ImageWords
     models: Annotated[tuple[str, ...], tyro.conf.arg(name="model", metavar="F ...", help_behavior_hint="(one or more)")] = ()
-    """Checkpoints (.safetensors, .pt, .pth, TorchScript), timm:NAME or torchvision:NAME, or folders that hold such files or
-    have a folder with such a file per model. A card F.json beside a model tells the rest."""
+    """Checkpoints (.safetensors, .pt, .pth, .bin, …, TorchScript), timm:NAME or torchvision:NAME, or folders: one with a model.*
+    is that model's; of any other, its checkpoints and the model.* of its folders. A card F.json beside a model tells the rest."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[list | F ...]")] = ()
     """list, which tells the scanners; or models, as for --model."""
     arch: Name = None
@@ -64,8 +65,10 @@ class Scan(Command):
     """How often to scan, each time with other samples and starts; draws that disagree are inconclusive."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per GPU, else per core)")] = None
     """Of several models, how many at once."""
-    timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 3600.0
-    """Of several models, how long each may take."""
+    timeout: Annotated[
+        float | None, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: 3600 of several models, none of one)")
+    ] = None
+    """How long a model may take; then its scan is ended."""
     retries: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Of several models, how often to try again one whose process was killed or crashed."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 import time
-from collections.abc import Set
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from torch import Tensor
 from orthogon import runs
 from orthogon.classifier import Classifier
 from orthogon.cli.measuring import check_accuracy
-from orthogon.cli.scan import BACKDOORED, INCONCLUSIVE, Scan
+from orthogon.cli.scan import BACKDOORED, FAILED, INCONCLUSIVE, Scan
 from orthogon.cli.scanning_inputs import calibration_facts
+from orthogon.cli.scanning_models import named_models
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
 from orthogon.cli.words import ModelWords, default_folder, stem_of, words_of
@@ -26,6 +30,7 @@ from orthogon.images import LabelledImages
 from orthogon.machine import device_of
 from orthogon.models import load_classifier
 from orthogon.naming import in_words, named, settings_of
+from orthogon.pairs import Outcome
 from orthogon.report import write_report
 from orthogon.report.scanned_sarif import sarif
 from orthogon.report.scanned_words import verdict_table
@@ -35,7 +40,6 @@ from orthogon.scanning.evidence import stamp_of
 from orthogon.triggers import FAMILIES
 
 RECORD = "scan.json"
-SUFFIXES = (".safetensors", ".pt", ".pth")
 CODES = {"clean": 0, "backdoored": BACKDOORED, "inconclusive": INCONCLUSIVE}
 _SHOWN = 3
 """Images that each trigger is shown on."""
@@ -53,50 +57,39 @@ def scan_all(words: Scan, screen: Screen) -> Result:
     for name, value, least in (("draws", words.draws, 1), ("jobs", words.jobs, 1), ("retries", words.retries, 0)):
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
-    if not (words.timeout > 0 and math.isfinite(words.timeout)):
+    if words.timeout is not None and not (words.timeout > 0 and math.isfinite(words.timeout)):
         raise ValueError(f"--timeout must be above 0 seconds, got {words.timeout}")
-    asked = (*words.models, *words.more)
-    paths = frozenset(map(Path, asked))
-    models = [model for name in asked for model in (models_of(name) if len(asked) == 1 else among_many(name, paths))]
-    if not models:
+    found = named_models((*words.models, *words.more))
+    if told := found.told():
+        screen.say(told)
+    if not found.models:
         raise ValueError("name a model, or more, with --model F; `orthogon scan list` tells the scanners")
-    if models == list(asked[:1]) and words.ray is None:
-        return scan_and_write(words, models[0], screen)
+    if found.alone and words.ray is None:
+        with _ended_after(words.timeout, found.models[0], screen):
+            return scan_and_write(words, found.models[0], screen)
     from orthogon.cli.scanning_fleet import scan_fleet
 
-    return scan_fleet(words, list(dict.fromkeys(models)), screen)
+    return scan_fleet(words, found, screen)
 
 
-def models_of(name: str) -> list[str]:
-    """The models that a word names: itself; of a folder, the model of a run, else its checkpoints, else those of its folders.
+@contextmanager
+def _ended_after(seconds: float | None, model: str, screen: Screen) -> Iterator[None]:
+    """A time limit for this very process: what hangs in a stranger's file hears no exception."""
 
-    Raises:
-        ValueError: a folder without any.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        return [name]
-    run = [path for suffix in SUFFIXES if (path := folder / f"model{suffix}").is_file()]
-    own = run[:1] or [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
-    found = own or [folder / place.name / f"model{suffix}" for place in sorted(folder.iterdir()) for suffix in SUFFIXES]
-    there = [str(path) for path in found if path.is_file()]
-    if not there:
-        raise ValueError(f"{name} has no {', '.join(f'*{s}' for s in SUFFIXES)}, nor folders with a model of such a name")
-    return there
+    def end() -> None:
+        screen.say(f"orthogon scan: {model}: not finished after {seconds:g} seconds")
+        os._exit(FAILED)
 
-
-def among_many(name: str, asked: Set[Path]) -> list[str]:
-    """The models of one word of many, as a shell makes them of FOLDER/*.
-
-    A folder without any stands for itself, so that it stops no other; a card beside one of the models is none.
-    """
-    path = Path(name)
-    if path.suffix == ".json" and any(path.with_suffix(suffix) in asked for suffix in SUFFIXES):
-        return []
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
     try:
-        return models_of(name)
-    except ValueError:
-        return [name]
+        yield
+    finally:
+        timer.cancel()
 
 
 def listed() -> Result:
@@ -200,9 +193,10 @@ def judge_suspects(
 ) -> None:
     """How often each trigger works on all images, which are more than those that it was searched on; put into the pairs."""
     for told, suspect in zip(pairs, suspects, strict=True):
-        if suspect.inversion is None or suspect.family is None or not suspect.inversion.trigger:
+        found = suspect.inversion
+        if found is None or suspect.family is None or not found.trigger or found.outcome is Outcome.NOT_FINITE:
             continue
-        stamp = stamp_of(FAMILIES[suspect.family], suspect.inversion.trigger, device_of(classifier))
+        stamp = stamp_of(FAMILIES[suspect.family], found.trigger, device_of(classifier))
         seen = attack_success(classifier, images, stamp, suspect.pair.target, suspect.pair.victim)
         told["judged"] = {"success_rate": seen.success_rate, "images": seen.total, "interval_95": list(seen.success_interval)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from orthogon import runs
 from orthogon.cli.scan import BACKDOORED, FAILED, INCONCLUSIVE, Scan
 from orthogon.cli.scanning import CODES, RECORD, settings_to_keep, short_name
 from orthogon.cli.scanning_inputs import Inputs
+from orthogon.cli.scanning_models import Named
 from orthogon.cli.screen import Result, Screen
 from orthogon.cli.words import ModelWords, default_folder
 from orthogon.fleet import Ended, Job, Terms, run_here, run_on_ray
-from orthogon.machine import free_gib
+from orthogon.machine import cores, free_gib
 from orthogon.naming import named, settings_of
 from orthogon.report import write_report
 from orthogon.report.scanned_sarif import sarif
@@ -40,6 +41,8 @@ _FAILED = {**_REFUSED, 5: "out of memory or disk"}
 """The same, with the outcomes that another attempt may change."""
 _GIB = 2.0
 """Free memory for each model that is scanned at once, where nobody says how many."""
+_TIMEOUT = 3600.0
+"""Seconds that a model may take, where nobody says how many."""
 _NAME_BYTES = 100
 """Of a model's name in that of its folder: file systems take 255 in all."""
 _MATTERS = ("timeout", "retries", "force", "device")
@@ -47,7 +50,7 @@ _MATTERS = ("timeout", "retries", "force", "device")
 _KEPT = ("verdict", "probability", "score", "pairs", "reasons", "accuracy", "seconds", "hashes")
 
 
-def scan_fleet(words: Scan, models: list[str], screen: Screen) -> Result:
+def scan_fleet(words: Scan, found: Named, screen: Screen) -> Result:
     """A verdict or another outcome for each model, in scans.json and report.html; what is finished already is read again.
 
     Raises:
@@ -63,9 +66,10 @@ def scan_fleet(words: Scan, models: list[str], screen: Screen) -> Result:
     with Run.open(folder, "scan", common, inputs={"scanner": settings_of(scanner)}, fresh=words.fresh) as run:
         screen.say(f"{'going on with' if run.resumed else 'results go to'} {run.folder}")
         began = time.monotonic()
-        rows = _Fleet(words, common, Inputs(words, scanner), run, screen).rows(models)
+        rows = _Fleet(words, common, Inputs(words, scanner), run, screen).rows(found.models)
         spent = {"seconds": round(time.monotonic() - began, 1), "where": words.ray or "here", "at_once": at_once(words)}
-        record = {"scanner": words.scanner, "models": rows, "counts": counts_of(rows), "command": spent}
+        record = {"scanner": words.scanner, "models": rows, "counts": counts_of(rows), "not_scanned": list(found.passed)}
+        record |= {"command": spent}
         runs.write_json(run.path(TABLE), record | {"versions": runs.versions()})
         page = write_report(run.folder)
     if words.sarif:
@@ -94,7 +98,7 @@ def at_once(words: Scan) -> int | None:
     """How many models: --jobs; else one per GPU, or per core as far as the memory goes; None on a cluster: what it holds."""
     if words.jobs is not None or words.ray is not None:
         return words.jobs
-    return len(gpus(words.device)) or max(1, min(os.cpu_count() or 1, int(free_gib(torch.device("cpu")) / _GIB)))
+    return len(gpus(words.device)) or max(1, min(cores(), int(free_gib(torch.device("cpu")) / _GIB)))
 
 
 def gpus(device: str) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ class _Fleet:
         self._rows: dict[str, dict[str, Any]] = {}
         self._asked: dict[Path, str] = {}
 
-    def rows(self, models: list[str]) -> list[dict[str, Any]]:
+    def rows(self, models: Sequence[str]) -> list[dict[str, Any]]:
         """One per model, in their order."""
         self._begin_round()
         meter = self._screen.meter(f"scanning {len(models)} models")
@@ -156,7 +160,7 @@ class _Fleet:
 
     def _ended(self, jobs: Iterator[Job]) -> Generator[tuple[Job, Ended], None, None]:
         words = self._words
-        terms = Terms(words.timeout, words.retries, frozenset({*CODES.values(), *_REFUSED}))
+        terms = Terms(words.timeout or _TIMEOUT, words.retries, frozenset({*CODES.values(), *_REFUSED}))
         if words.ray is not None:
             return run_on_ray(jobs, terms, words.ray, words.jobs, words.device != "cpu")
         return run_here(jobs, terms, at_once(words) or 1, gpus(words.device))
@@ -183,7 +187,7 @@ class _Fleet:
     def _tell(self, job: Job, ended: Ended) -> None:
         """Keep what came of a job, and say it."""
         model = self._asked.pop(job.folder)
-        row = _row(model, job, ended, self._words.timeout)
+        row = _row(model, job, ended, self._words.timeout or _TIMEOUT)
         self._rows[model] = row
         if row["outcome"] not in CODES and ended.how in ("exited", "timed out"):
             runs.write_json(_outcome_file(job), {"row": row, "terms": self._matters})

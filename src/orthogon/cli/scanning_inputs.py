@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,9 @@ from orthogon.cli.scan import Scan
 from orthogon.data.trojai import CONFIG_FILE, examples_beside
 from orthogon.naming import settings_of
 from orthogon.scanning import Scanner, shipped
+
+_LARGEST_GIB = 16
+"""Of a model's file. All are hashed by the command itself, one after the other, and nothing ends that."""
 
 
 class Inputs:
@@ -36,9 +40,11 @@ class Inputs:
         """JSON-like; for a model's file, its card, the example images beside it and the inputs of all.
 
         Raises:
-            ValueError, OSError: it is no name of a file, or a file cannot be read.
+            ValueError, OSError: it is no name of a file, a file cannot be read, or it is larger than any that is looked at.
         """
         path = Path(model)
+        if path.is_file() and (gib := path.stat().st_size / 2**30) > _LARGEST_GIB:
+            raise ValueError(f"the file has {gib:,.0f} GiB, and no model of more than {_LARGEST_GIB} is looked at")
         images = examples_beside(path) if self._own_images else None
         own = {"sha256": _of_file(path), "card": _of_file(path.with_suffix(".json"))}
         if images is not None:
@@ -55,11 +61,12 @@ def calibration_facts(scanner: Scanner) -> dict[str, Any]:
 def folder_digest(folder: Path) -> str:
     """SHA-256, in hexadecimal, of the names, sizes and times of the last change of all files in a folder and those within it."""
     told = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() or path.is_symlink():
-            facts = path.stat() if path.exists() else path.lstat()
-            line = ascii((path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))  # a name may be no UTF-8
-            told.update(line.encode())
+    linked = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]  # a class's folder may be a link
+    inside = (Path(top, name) for start in (folder, *linked) for top, _, names in os.walk(start) for name in names)
+    for path in sorted(inside):
+        facts = path.stat() if path.exists() else path.lstat()
+        line = ascii((path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))  # a name may be no UTF-8
+        told.update(line.encode())
     return told.hexdigest()
 
 

@@ -52,8 +52,8 @@ class Screen:
         self._console = Console(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
-        """One message; no markup in it is read, since it holds names from strangers' files."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        """One message; neither markup nor a terminal's commands in it are heeded, since it holds names from strangers' files."""
+        self._console.print(_harmless(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def meter(self, title: str) -> Iterator[Callable[[float, str], None]]:
@@ -103,4 +103,12 @@ def show(result: Result) -> None:
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=PLAIN_WIDTH)
     for item in result.shown:
-        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+        told = _harmless(item) if isinstance(item, str) else item
+        console.print(told, markup=False, soft_wrap=isinstance(item, str))
+
+
+def _harmless(text: str) -> str:
+    """Lines with control and direction characters shown as escapes."""
+    from orthogon.report.words import printable  # takes a moment, which --help need not wait for
+
+    return "\n".join(map(printable, text.split("\n")))

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from orthogon.fleet.children import Children
 from orthogon.fleet.job import Ended, Job, Terms
+from orthogon.machine import cores
 
 
 def run_here(
@@ -55,5 +56,5 @@ def run_here(
 def _changes(at_once: int, gpu: str | None) -> dict[str, str]:
     changes = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
-        changes["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+        changes["OMP_NUM_THREADS"] = str(max(1, cores() // at_once))
     return changes

@@ -160,7 +160,7 @@ class _State:
         minutes: float | None,
         min_accuracy: float | None,
     ) -> None:
-        self.settings, self.held_out, self.minutes = settings, held_out, minutes
+        self.settings, self.held_out, self.seed, self.minutes = settings, held_out, seed, minutes
         self.device = device_of(classifier)
         self.generator = torch.Generator().manual_seed(seed)
         self.before = accuracy(classifier, held_out).accuracy
@@ -263,7 +263,8 @@ class _State:
         weights = torch.ones(sum(map(len, batches)), device=self.device)
         weights[settings.batch :] = self.stamp_weight
         rate = settings.learning_rate * self.rate_scale * (1 - self.progress)
-        self.loss += self.trainer.update(torch.cat(batches), torch.cat(truths), weights, rate, self.adversary, clean)
+        told = (torch.cat(batches), torch.cat(truths), weights, rate, self.adversary, clean)
+        self.loss += self.trainer.update(*told, seed=self.seed + self.step)
         self.updates += 1
         self.step += 1
 

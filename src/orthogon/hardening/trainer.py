@@ -15,6 +15,7 @@ from orthogon.classifier import Classifier
 from orthogon.hardening.adversaries import Adversary
 from orthogon.machine import device_of, fast_precision
 from orthogon.methods import HardeningSettings
+from orthogon.randomness import layer_draws
 
 
 class Trainer:
@@ -59,6 +60,7 @@ class Trainer:
         learning_rate: float,
         adversary: Adversary,
         clean: Float[Tensor, "k c h w"],
+        seed: int,
     ) -> Float[Tensor, ""]:
         """One step on the weighted mean of the images' cross entropies, and on what the original says of the clean ones.
 
@@ -69,6 +71,7 @@ class Trainer:
             learning_rate: of this step.
             adversary: learns from the same pass.
             clean: the first k images as they were before the adversary; the teacher sees these.
+            seed: of what the network draws by itself, such as Dropout's masks.
 
         Returns:
             The loss, still on the device.
@@ -77,7 +80,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        logits = self._logits(self.classifier, images)
+        with layer_draws(self.device, seed):
+            logits = self._logits(self.classifier, images)
         losses = F.cross_entropy(logits, labels, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         if self._teacher is not None:

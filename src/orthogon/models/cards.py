@@ -45,6 +45,8 @@ def read_card(path: Path) -> Card:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"card {path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"card {path} holds lists within lists, too deep to be read") from error
     if not isinstance(facts, dict):
         raise ValueError(f"card {path} must hold a JSON object, it holds a {type(facts).__name__}")
     key = next((spelling for spelling in _SPELLINGS if spelling in facts), None)

@@ -18,6 +18,8 @@ from orthogon.models.errors import CheckpointError, listed
 from orthogon.models.torchscript import is_torchscript, load_torchscript
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".pkl")
+KINDS = (".safetensors", *PICKLES)
+"""Suffixes, in small letters, of the files that are read here."""
 NESTS = ("state_dict", "model_state_dict", "model", "net")
 _CONVERT = (
     "If you trust its author, convert it once yourself: "
@@ -44,8 +46,7 @@ def read_checkpoint(path: Path) -> Weights | nn.Module:
     if suffix == ".safetensors":
         return _stripped(_read_safetensors(path))
     if suffix not in PICKLES:
-        kinds = ", ".join((".safetensors", *PICKLES))
-        raise CheckpointError(f"{path}: not a kind of file that is read here ({kinds}, TorchScript)")
+        raise CheckpointError(f"{path}: not a kind of file that is read here ({', '.join(KINDS)}, TorchScript)")
     if is_torchscript(path):
         return load_torchscript(path)
     return _content(path, _read_pickle(path))

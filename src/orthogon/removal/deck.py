@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from orthogon.classifier import Classifier
 from orthogon.hardening import HardeningSettings
@@ -43,6 +43,10 @@ class Deck(Moth, PervasiveSettings):
         """
         super().check(classifier)
         self._family.require_shape(classifier.image_shape)
+
+    def described(self) -> dict[str, Any]:
+        """Encoder, decoder and the numbers of the triggers, as `orthogon harden deck` tells them."""
+        return {"hardened_by": self._family.described()}
 
     def remove(self, work: Work) -> Classifier:
         """As `Moth.remove`; errors, too."""

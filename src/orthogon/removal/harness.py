@@ -13,6 +13,9 @@ import torch
 from orthogon.classifier import Classifier, require_match
 from orthogon.evaluate import Evaluation, accuracy, near_chance
 from orthogon.images import LabelledImages
+from orthogon.machine import device_of
+from orthogon.naming import settings_of
+from orthogon.randomness import layer_draws
 from orthogon.recipe import TrainingSettings
 from orthogon.removal.remover import Look, Remover, Work
 
@@ -41,7 +44,8 @@ class Removal:
         return {
             "method": self.remover.name,
             "source": self.remover.source,
-            "settings": dict(vars(self.remover)),
+            "settings": settings_of(self.remover),
+            **self.remover.described(),
             "before": self.before.to_json(),
             "after": self.after.to_json(),
             "history": [asdict(look) for look in self.history],
@@ -96,7 +100,8 @@ def remove(
     if on_progress is not None:
         work.on_progress = on_progress
     started = time.monotonic()
-    repaired = remover.remove(work).requires_grad_(True).eval()
+    with layer_draws(device_of(own), generator.initial_seed()):
+        repaired = remover.remove(work).requires_grad_(True).eval()
     seconds = time.monotonic() - started
     repaired.network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     after = accuracy(repaired, held_out)

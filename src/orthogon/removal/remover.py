@@ -192,6 +192,14 @@ class Remover(ABC):
         """
         return
 
+    def described(self) -> dict[str, Any]:
+        """What a repair hangs on beside the settings, JSON-like and with digests: the networks that it opens.
+
+        Raises:
+            ValueError: one of them cannot be opened.
+        """
+        return {}
+
     @abstractmethod
     def remove(self, work: Work) -> Classifier:
         """The repaired classifier, which may be `work.classifier` itself.

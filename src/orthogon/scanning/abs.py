@@ -15,9 +15,10 @@ from orthogon.layers import last_map
 from orthogon.machine import device_of
 from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome
+from orthogon.protocols import named
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
-from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
+from orthogon.scanning.scanner import OnProgress, Scanner, at_hand, drawn_seed, part_of
 from orthogon.scanning.sizes import largest_size
 from orthogon.scanning.stimulation import SEARCHED_FAMILIES, Candidate, Stimulating
 from orthogon.triggers import FAMILIES
@@ -93,7 +94,10 @@ class ABS(Stimulating, Scanner):
             width = (1 - _STIMULATED) / len(SEARCHED_FAMILIES)
             told = part_of(on_progress, _STIMULATED + number * width, width, f"{family} triggers for {len(targets)} classes")
             inversions = universal_triggers(
-                *(classifier, searched, family, self.protocol, drawn_seed(generator)), targets=targets, on_progress=told
+                *(classifier, searched, family, self.protocol, drawn_seed(generator)),
+                targets=targets,
+                samples=at_hand(searched, named(self.protocol, family).samples),
+                on_progress=told,
             )
             tried += [self._tried(classifier, held_out, family, inversion) for inversion in inversions]
         return _evidence(found, tried)

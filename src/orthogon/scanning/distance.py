@@ -21,7 +21,7 @@ from orthogon.protocols import SCREEN, Protocol, Stage
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
 from orthogon.scanning.outliers import smooth_maximum
-from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
+from orthogon.scanning.scanner import OnProgress, Scanner, at_hand, drawn_seed, part_of
 from orthogon.scanning.sizes import Sizes, largest_size
 from orthogon.triggers import FAMILIES
 
@@ -33,6 +33,8 @@ _RANKED = 10
 """Images per class by which a partial probe's victims are ranked."""
 _MOST_BROKEN = 0.1
 """Share of a family's searches that may meet numbers that are not finite; with more, the others have nothing to stand out of."""
+_KNOWN_SAMPLES = 20
+"""Images per class of the scarcest models that the calibration is fitted on."""
 _NEAREST = 2
 """Classes, and pairs, that a family names as suspects."""
 _PROBED, _QUICK = 0.35, 0.9
@@ -141,7 +143,12 @@ class Distance(Scanner):
             score = math.nan
         shown = tuple(replace(s, inversion=looks[s.family].smallest(s.pair)) for s in suspects if s.family)
         facts = {"samples": samples, **{family: look.facts() for family, look in looks.items()}}
-        return Evidence(score, shown, features, facts, tuple(doubt for look in looks.values() for doubt in look.doubts()))
+        doubts = [doubt for look in looks.values() for doubt in look.doubts()]
+        if samples < min(self.samples, _KNOWN_SAMPLES):
+            doubts.append(
+                f"{samples} images of a class say less of its pairs than {_KNOWN_SAMPLES}, the fewest that were measured"
+            )
+        return Evidence(score, shown, features, facts, tuple(doubts))
 
 
 def ranked(suspects: Sequence[Suspect]) -> list[Suspect]:
@@ -190,7 +197,7 @@ class _Look:
         return min(tried, key=self._log, default=None)
 
     def _probe(self, told: Callable[[float], None]) -> None:
-        protocol = replace(SCREEN, samples=self.samples)
+        protocol = replace(SCREEN, samples=at_hand(self.images, self.settings.samples))
         self._keep(
             universal_triggers(self.classifier, self.images, self.family, protocol, drawn_seed(self.generator), on_progress=told)
         )
@@ -201,7 +208,8 @@ class _Look:
         if classes - 1 <= most:
             return [Pair(a, b) for a in range(classes) for b in range(classes) if a != b]
         share = min(0.9, 1.2 / (classes - 1))
-        partial = replace(SCREEN, samples=max(self.samples, 2 * (classes - 1)), settings=replace(SCREEN.settings, asr=share))
+        samples = at_hand(self.images, max(self.settings.samples, 2 * (classes - 1)))
+        partial = replace(SCREEN, samples=samples, settings=replace(SCREEN.settings, asr=share))
         found = universal_triggers(
             self.classifier, self.images, self.family, partial, drawn_seed(self.generator), on_progress=told
         )

@@ -17,7 +17,7 @@ from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import Protocol, named
 from orthogon.scanning.evidence import Evidence, Suspect
-from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
+from orthogon.scanning.scanner import OnProgress, Scanner, at_hand, drawn_seed, part_of
 from orthogon.triggers import FAMILIES
 
 _FEWEST = 4
@@ -41,7 +41,7 @@ class NeuralCleanse(Scanner):
     protocol: str = "neural-cleanse"
     """How the patches are searched (see `orthogon measure`)."""
     samples: int | None = None
-    """Images that the patch of a class is searched on; None: as many as the protocol says."""
+    """Images that the patch of a class is searched on, or all that there are, where these are fewer; None: the protocol's."""
     flagged_above: float = FLAGGED
     """Anomaly index above which a class is a target (section IV-B: 2)."""
 
@@ -71,10 +71,11 @@ class NeuralCleanse(Scanner):
         """The anomaly index of every class's smallest universal patch."""
         assert images is not None  # the harness sees to it
         told = part_of(on_progress, 0.0, 1.0, f"universal patches of {len(classifier.classes)} classes")
+        samples = at_hand(images, self.samples or named(self.protocol, "patch").samples)
         found = universal_triggers(
-            *(classifier, images, "patch"), self.protocol, drawn_seed(generator), samples=self.samples, on_progress=told
+            *(classifier, images, "patch"), self.protocol, drawn_seed(generator), samples=samples, on_progress=told
         )
-        return _evidence(found, classifier.classes)
+        return _evidence(found, classifier.classes, samples)
 
 
 def universal_triggers(
@@ -112,10 +113,11 @@ def indices_of(found: Sequence[Inversion]) -> list[float]:
     return [math.copysign(_BEYOND, index) if math.isinf(index) else index for index in indices]
 
 
-def _evidence(found: Sequence[Inversion], classes: Sequence[str]) -> Evidence:
+def _evidence(found: Sequence[Inversion], classes: Sequence[str], samples: int) -> Evidence:
     indices = indices_of(found)
     known = flagged(indices, -math.inf)
     facts: dict[str, Any] = {
+        "samples": samples,
         "sizes": [plain(inversion.size) for inversion in found],
         "indices": [plain(index) for index in indices],
     }

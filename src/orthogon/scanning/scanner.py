@@ -74,6 +74,11 @@ def part_of(on_progress: OnProgress, begun: float, width: float, note: str) -> C
     return lambda share: on_progress(begun + width * share, note)
 
 
+def at_hand(images: LabelledImages, wanted: int) -> int:
+    """So many images to search a universal trigger on, or as many as there are of other classes, whichever is the target."""
+    return max(1, min(wanted, len(images) - max(images.counts())))
+
+
 def too_few(images: LabelledImages) -> tuple[str, ...]:
     """Why classes cannot be compared by these images: too few classes, or too few images of one; nothing where they can."""
     if len(images.classes) < _FEWEST_CLASSES:

@@ -256,7 +256,8 @@ def read_decoder(path: Path) -> Decoder:
     with safe_open(path, framework="pt") as file:
         tensors: Mapping[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     try:
-        decoder = Decoder(facts.widths, facts.upsampling, [tensors[f"sigma{i}"] for i in range(len(facts.widths))])
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn and then replaced shall not be felt
+            decoder = Decoder(facts.widths, facts.upsampling, [tensors[f"sigma{i}"] for i in range(len(facts.widths))])
         decoder.load_state_dict(tensors)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the decoder that it tells of: {error}") from error

@@ -122,8 +122,9 @@ class Encoder(nn.Module):
         return stages
 
     def switches(self, images: Float[Tensor, "n 3 h w"]) -> list[Int64[Tensor, "..."]]:
-        """Per block where in its plane each maximum stood, as `max_unpool2d` takes it; errors as `forward`."""
-        return [F.max_pool2d(active, 2, return_indices=True)[1] for active, _ in self.stages(images)]
+        """Per block where each maximum stood, as `max_unpool2d` takes it: in the plane without what an odd side loses."""
+        even = [active[..., : 2 * pooled.shape[-2], : 2 * pooled.shape[-1]] for active, pooled in self.stages(images)]
+        return [F.max_pool2d(active, 2, return_indices=True)[1] for active in even]
 
     def feature_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the features of images of this size."""

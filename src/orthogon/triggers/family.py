@@ -72,6 +72,10 @@ class TriggerFamily(Protocol):
         """What penalties on such images are measured against: a search weighs its penalty by the inverse at the start."""
         ...
 
+    def pixels(self, image_shape: tuple[int, int, int]) -> int:
+        """Of one image (c, h, w), where networks stamp it or measure a size: work and memory go by them."""
+        ...
+
     def footprint(self, image_shape: tuple[int, int, int], searches: int, samples: int) -> int:
         """Bytes that so many searches on so many samples keep beside the images and what is as large as they are."""
         ...
@@ -82,6 +86,10 @@ class TriggerFamily(Protocol):
 
     def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
         """What a trigger (1, ...) for these samples in [0, 1] has to know of them; it is carried along and never searched."""
+        ...
+
+    def carried(self, trigger: Trigger, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """A trigger (1, ...) that was found on other samples, with the constants of these: the same change, where that is one."""
         ...
 
     def notes(self, images: Float[Tensor, "count c h w"]) -> Notes:
@@ -147,6 +155,10 @@ class SizeOfItsOwn(ABC):
         """Any images will do."""
         return
 
+    def pixels(self, image_shape: tuple[int, int, int]) -> int:
+        """The image's own."""
+        return image_shape[1] * image_shape[2]
+
     def footprint(self, image_shape: tuple[int, int, int], searches: int, samples: int) -> int:
         """None."""
         return 0
@@ -154,6 +166,14 @@ class SizeOfItsOwn(ABC):
     def at(self: _Family, precision: torch.dtype) -> _Family:
         """The same: a few operations per pixel are as exact as they come."""
         return self
+
+    @abstractmethod
+    def constants(self, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """What a trigger carries along of its samples."""
+
+    def carried(self, trigger: Trigger, samples: Float[Tensor, "count c h w"]) -> Trigger:
+        """As it is: what it does to an image hangs on no other."""
+        return trigger | self.constants(samples)
 
     def notes(self, images: Float[Tensor, "count c h w"]) -> Notes:
         """None."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from orthogon.machine import exact_convolutions
 from orthogon.methods import PervasiveSettings
 from orthogon.triggers.decoder import Decoder, open_decoder
 from orthogon.triggers.encoder import Encoder, open_encoder
@@ -95,14 +98,22 @@ class Pervasive(PervasiveSettings):
         if min(rows, columns) < 1 or rows % self.regions or columns % self.regions:
             fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == 0 and columns % n == 0]
             would = f"regions={' or '.join(map(str, fitting))}, or " if fitting else ""
+            side = encoder.resolution
+            seen = f"{height}×{width} images" if side is None else f"images encoded at {side}×{side}"
+            other = "images whose sides are multiples" if side is None else "an encoder resolution that is a multiple"
             raise ValueError(
-                f"{self.regions}×{self.regions} regions do not divide the features of {height}×{width} images, {rows}×{columns}; "
-                f"give {would}images whose sides are multiples of {self.regions * encoder.stride}"
+                f"{self.regions}×{self.regions} regions do not divide the features of {seen}, {rows}×{columns}; "
+                f"give {would}{other} of {self.regions * encoder.stride}"
             )
 
     def typical(self, image_shape: tuple[int, int, int]) -> float:
         """The terms are means over the image and of one scale, near 10 each (section IV-B)."""
         return 400.0
+
+    def pixels(self, image_shape: tuple[int, int, int]) -> int:
+        """Those of the size that images are encoded at."""
+        side = self._opened.encoder.resolution
+        return math.prod(image_shape[1:]) if side is None else side**2
 
     def footprint(self, image_shape: tuple[int, int, int], searches: int, samples: int) -> int:
         """Each search's convolutions with gradient, Adam's state and the best of them; the samples' features."""
@@ -119,6 +130,17 @@ class Pervasive(PervasiveSettings):
         """The means over the samples of their means and of their deviations, each (1, 3)."""
         mean, deviation = channel_statistics(samples)
         return {"clean_mean": mean.mean(0, keepdim=True).cpu(), "clean_std": deviation.mean(0, keepdim=True).cpu()}
+
+    def carried(self, trigger: Trigger, samples: Float[Tensor, "count 3 h w"]) -> Trigger:
+        """The same convolutions, and statistics that move these samples' own by as much as they moved the others'."""
+        constants = self.constants(samples)
+        if self.statistics == "shared":
+            return trigger | constants
+        before, after = ({name: told[f"clean_{name}"].cpu() for name in _MOST} for told in (trigger, constants))
+        means = trigger["mean"] - before["mean"] + after["mean"]
+        scales = (trigger["std"] - before["std"]) / before["std"].clamp(min=_FAINT)
+        moved = {"mean": means, "std": after["std"] + scales * after["std"].clamp(min=_FAINT)}
+        return trigger | constants | {name: moved[name].clamp(0, most) for name, most in _MOST.items()}
 
     def notes(self, images: Float[Tensor, "count 3 h w"]) -> Notes:
         """Features of the images, and their places among the draws of noise."""
@@ -163,7 +185,7 @@ class Pervasive(PervasiveSettings):
         places = notes["place"] if notes else (torch.arange(b, device=images.device) % _NOISES).expand(n, b)
         if any(value.requires_grad for value in trigger.values()):
             return self._decoded(trigger, images, places)
-        return _in_parts(lambda part: self._decoded(trigger, images[:, part], places[:, part]), images)
+        return self._in_parts(lambda part: self._decoded(trigger, images[:, part], places[:, part]), images)
 
     def size(self, trigger: Trigger, seen: Seen | None = None) -> Float[Tensor, " n"]:
         """The root of the mean squared difference between features before and after.
@@ -210,8 +232,10 @@ class Pervasive(PervasiveSettings):
         encoder = open_encoder(self.encoder, self.encoder_layer, self.encoder_resolution, self.encoder_scale)
         return _Networks(encoder, open_decoder(encoder, self.decoder, self.upsampling), self.seed)
 
-    def _arithmetic(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, self.precision, enabled=self.precision is not torch.float32)
+    def _arithmetic(self, like: Tensor) -> AbstractContextManager[object]:
+        if self.precision is torch.float32:
+            return exact_convolutions()
+        return torch.autocast(like.device.type, self.precision)
 
     def _identity(self, like: Float[Tensor, "*n C C m m"]) -> Float[Tensor, "C C m m"]:
         """A convolution that changes nothing."""
@@ -265,7 +289,14 @@ class Pervasive(PervasiveSettings):
             with self._arithmetic(images):
                 return encoder(images[:, part].flatten(0, 1)).float().unflatten(0, (len(images), -1))
 
-        return encoded(slice(None)) if images.requires_grad else _in_parts(encoded, images)
+        return encoded(slice(None)) if images.requires_grad else self._in_parts(encoded, images)
+
+    def _in_parts(self, work: Callable[[slice], Tensor], images: Float[Tensor, "n b 3 h w"]) -> Tensor:
+        """The results of some images of each trigger at a time, without gradients."""
+        n, b, *shape = images.shape
+        step = max(1, _PIXELS // (n * self.pixels((shape[0], shape[1], shape[2]))))
+        with torch.no_grad():
+            return torch.cat([work(slice(start, start + step)) for start in range(0, b, step)], dim=1)
 
 
 class _Networks:
@@ -290,11 +321,3 @@ class _Networks:
             drawn = self.decoder.draw_noise(_NOISES, height, width, torch.Generator().manual_seed(self._seed))
             self._noise[key] = drawn.to(features.device, precision).contiguous(memory_format=torch.channels_last)
         return self._noise[key]
-
-
-def _in_parts(work: Callable[[slice], Tensor], images: Float[Tensor, "n b 3 h w"]) -> Tensor:
-    """The results of some images of each trigger at a time, without gradients."""
-    n, b, _, height, width = images.shape
-    step = max(1, _PIXELS // (n * height * width))
-    with torch.no_grad():
-        return torch.cat([work(slice(start, start + step)) for start in range(0, b, step)], dim=1)
