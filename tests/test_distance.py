@@ -210,6 +210,18 @@ def test_the_samples_of_a_universal_pair_are_about_as_many_of_each_class(monkeyp
     assert drawn.count(3) == 0
 
 
+def test_of_more_classes_than_samples_other_ones_are_seen_by_other_seeds() -> None:
+    images = _images()
+    lookup = {tuple(p.flatten().tolist()): int(c) for p, c in zip(images.pixels, images.labels, strict=True)}
+
+    def seen(seed: int) -> frozenset[int]:
+        pixels, _ = distance._Samples(images, 2, 1, seed).rows([Pair(None, 3)])
+        return frozenset(lookup[tuple(p.flatten().tolist())] for p in pixels[0])
+
+    assert {seen(seed) for seed in range(30)} == {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2))}
+    assert seen(5) == seen(5)
+
+
 def test_several_draws_are_one_distance_with_a_spread() -> None:
     pair = Pair(0, 1)
     measured = _measured(pairs=[pair, Pair(2, 3)], draws=3)

@@ -80,6 +80,17 @@ def test_one_seed_one_result() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_masks_of_dropout_hang_on_the_generator_too() -> None:
+    def after(seed: int, elsewhere: int) -> torch.Tensor:
+        classifier = small()
+        classifier.network.insert(5, nn.Dropout(0.5))
+        torch.manual_seed(elsewhere)
+        fit(classifier, colours(), SETTINGS, torch.Generator().manual_seed(seed))
+        return weights(classifier)
+
+    assert torch.equal(after(0, 1), after(0, 2))
+
+
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, average: float) -> None:
     class Killed(BaseException):

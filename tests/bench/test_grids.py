@@ -217,6 +217,8 @@ def test_rows_and_subjects_are_found_by_name() -> None:
 
 def test_the_users_numbers_are_for_all_rows_and_never_make_a_method() -> None:
     assert numbers_of(HardeningSettings(steps=9, flip=True)) == {"steps": 9, "flip": True}
+    usual = HardeningSettings()
+    assert numbers_of(usual, ("steps", "bound")) == {"steps": usual.steps, "bound": usual.bound}, "rows may have others"
     assert set(MAKING) <= {field.name for field in fields(HardeningSettings)}
     with pytest.raises(ValueError, match="--arms makes the method"):
         numbers_of(HardeningSettings(arms="directed"))

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from orthogon import triggers
 from orthogon.cli import parse
 from orthogon.cli.harden import Harden
 from orthogon.cli.measure import Measure
 from orthogon.methods import METHODS, PervasiveSettings
 from orthogon.protocols import PROTOCOLS
 from orthogon.triggers import FAMILIES, Pervasive
+from orthogon.triggers.decoder import read_decoder, write_decoder
+from orthogon.triggers.encoder import WEIGHTS
 
 from .conftest import SIGNS
 from .quick import QUICK
@@ -107,6 +110,42 @@ def test_bad_words(trained: Path, command: Command, more: tuple[str, ...], told:
     assert (code, out) == (2, "")
     assert told in err
     assert "Traceback" not in err
+
+
+def test_images_that_do_not_fit_are_told_before_the_first_distance(trained: Path, command: Command) -> None:
+    more = ("--distances", "filter", "--regions", "3", "--out", "early")
+    code, _, err = command(*harden_words(trained, *more, method="deck"))
+    assert code == 2
+    assert "3×3 regions do not divide" in err
+    assert not Path("early").exists()
+
+
+def test_a_removal_is_by_its_networks_and_not_by_their_names(trained: Path, command: Command, result: Result) -> None:
+    decoder = read_decoder(WEIGHTS / "decoder-embedded-pool1.safetensors")
+    assert decoder.facts is not None
+    write_decoder(Path("decoder.safetensors"), decoder, decoder.facts)
+    numbers = [word for value in ("steps=12", "regions=2", "check_every=12") for word in ("--set", value)]
+    asked = (
+        "remove",
+        "deck",
+        "--model",
+        trained,
+        "--data",
+        SIGNS,
+        *numbers,
+        "--set",
+        "decoder=decoder.safetensors",
+        "--out",
+        "run",
+    )
+    data = result(*asked)
+    first = data["hardened_by"]["decoder"]["digest"]
+    decoder.blocks[0][0].weight.data *= 1.01  # type: ignore[index]
+    write_decoder(Path("decoder.safetensors"), decoder, decoder.facts)
+    triggers._opened_once.cache_clear()  # as in another process
+    code, _, err = command(*asked)
+    assert code == 4, err
+    assert first in json.dumps(json.loads(Path("run/settings.json").read_text())["inputs"])
 
 
 def test_deck_hardens_and_its_networks_stand_in_the_results(trained: Path, result: Result) -> None:

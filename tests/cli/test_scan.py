@@ -368,6 +368,15 @@ def test_a_folder_whose_files_are_no_utf8_has_a_digest(tmp_path: Path) -> None:
     assert len(scanning_inputs.folder_digest(tmp_path)) == 64
 
 
+def test_images_behind_a_link_count_in_the_digest(tmp_path: Path) -> None:
+    _made(tmp_path, "elsewhere/a.png", "images/dog/b.png")
+    (tmp_path / "images/cat").symlink_to(tmp_path / "elsewhere")
+    before = scanning_inputs.folder_digest(tmp_path / "images")
+    assert scanning_inputs.folder_digest(tmp_path / "images") == before
+    (tmp_path / "elsewhere/a.png").write_text("changed")
+    assert scanning_inputs.folder_digest(tmp_path / "images") != before
+
+
 def test_odd_names_stop_no_other_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
     names = [os.fsdecode(b"bad\xff.pt"), "n" * 217 + ".pt", "\u4e2d" * 80 + ".pt", "null\0.pt", "good.pt"]

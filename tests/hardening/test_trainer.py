@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from orthogon.hardening.adversaries import Nobody
 from orthogon.hardening.trainer import Trainer
@@ -31,7 +31,7 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def updated(trainer: Trainer, seed: int = 0) -> float:
     images, labels, weights = batch(seed)
-    return float(trainer.update(images, labels, weights, RATE, Nobody(), clean=images[:8]))
+    return float(trainer.update(images, labels, weights, RATE, Nobody(), clean=images[:8], seed=0))
 
 
 def test_an_update_is_nesterov_s_step_on_the_weighted_mean_of_the_losses() -> None:
@@ -59,7 +59,7 @@ def test_the_original_teaches_what_it_says_of_the_clean_images() -> None:
     trainer, alone = Trainer(original, settings), Trainer(original, replace(settings, distillation=0.0))
     images, labels, weights = batch()
     clean = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(4))  # before the adversary: others than trained on
-    told, without = (float(t.update(images, labels, weights, RATE, Nobody(), clean=clean)) for t in (trainer, alone))
+    told, without = (float(t.update(images, labels, weights, RATE, Nobody(), clean=clean, seed=0)) for t in (trainer, alone))
     with torch.no_grad():
         lesson, answer = ((original(x) / 3.0).softmax(1).double() for x in (clean, images[:8]))
     expected = 0.6 * 9.0 * (lesson * (lesson / answer).log()).sum(1).mean()
@@ -136,3 +136,21 @@ def test_half_precision_or_not_weights_stay_float32_and_learn(half: bool, monkey
     losses = [updated(trainer) for _ in range(15)]
     assert losses[-1] < 0.7 * losses[0]
     assert {p.dtype for p in trainer.classifier.parameters()} == {torch.float32}
+
+
+def test_what_layers_draw_by_themselves_hangs_on_the_seed_alone() -> None:
+    def after(seed: int) -> dict[str, Tensor]:
+        module = nn.Sequential(network()[:-1], nn.Dropout(0.5), network()[-1])
+        trainer = Trainer(classifier_of(module), small("moth", average=0.0, distillation=0.0))
+        images, labels, weights = batch()
+        trainer.update(images, labels, weights, RATE, Nobody(), clean=images[:8], seed=seed)
+        return state_of(trainer.classifier)
+
+    torch.manual_seed(11)
+    one, known = after(3), torch.get_rng_state()
+    torch.manual_seed(12)
+    assert same(after(3), one)
+    assert not same(after(4), one)
+    torch.manual_seed(11)
+    after(9)
+    assert torch.equal(torch.get_rng_state(), known)

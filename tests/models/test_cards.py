@@ -185,3 +185,9 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, library: Any, maker: str, m
     monkeypatch.setattr(library, maker, offline)
     with pytest.raises(DownloadError, match=f"weights of {model}: Name or service not known.*local checkpoint.*architecture"):
         load_classifier(model)
+
+
+def test_lists_within_lists_are_no_card(tmp_path: Path) -> None:
+    (tmp_path / "net.json").write_text('{"classes": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match="too deep to be read"):
+        read_card(tmp_path / "net.json")

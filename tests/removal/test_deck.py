@@ -52,3 +52,4 @@ def test_the_notes_tell_the_networks(poisoned: Classifier, clean: LabelledImages
     assert all(described[name]["digest"][:12] in note for name in ("encoder", "decoder"))
     assert any("the bound is" in other for other in done.notes)
     assert done.to_json()["settings"]["encoder"] == "embedded"
+    assert done.to_json()["hardened_by"] == described

@@ -11,7 +11,7 @@ import torch
 from orthogon.classifier import Classifier
 from orthogon.images import LabelledImages
 from orthogon.pairs import Inversion, Outcome, Pair
-from orthogon.scanning import Decision, Suspect, scan
+from orthogon.scanning import Decision, Suspect, distance, scan
 from orthogon.scanning.distance import Distance, _Look, ranked
 from orthogon.scanning.outliers import below_the_others, expected_largest, smooth_maximum, spread_of
 from orthogon.scanning.sizes import CLEAN_SPREADS
@@ -89,7 +89,7 @@ def test_a_label_specific_backdoor_is_found_with_its_pair(
 def test_of_many_classes_the_partial_probes_choose(
     toy: Toy, rows: LabelledImages, generator: torch.Generator, short: None
 ) -> None:
-    seen = look(toy(target=2, victim=4), rows, {}, families=("patch",), pairs_per_class=1)
+    seen = look(toy(target=2, victim=4), rows, {}, families=("patch",), samples=8, pairs_per_class=1)
     pairs = seen._pairs_to_screen(lambda share: None)
     assert len(pairs) <= 2 * 6
     assert Pair(4, 2) in pairs
@@ -109,3 +109,18 @@ def test_too_little_to_tell(toy: Toy, rows: LabelledImages, generator: torch.Gen
 def test_settings_out_of_range(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Distance(**changes)
+
+
+def test_few_images_of_a_class_leave_a_doubt_and_probes_take_those_of_all(
+    toy: Toy, rows: LabelledImages, generator: torch.Generator, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = distance.universal_triggers
+    monkeypatch.setattr(
+        distance, "universal_triggers", lambda *words, **more: [asked.append(words[3].samples), real(*words, **more)][1]
+    )
+    (evidence,) = scan(toy(), rows, Distance(families=("patch",), samples=40), generator).evidence
+    assert asked == [40]
+    assert evidence.facts["samples"] == 10
+    assert evidence.doubts == ("10 images of a class say less of its pairs than 20, the fewest that were measured",)
+    assert not scan(toy(), rows, QUICK, generator).evidence[0].doubts, "fewer were asked for"

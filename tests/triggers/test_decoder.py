@@ -267,3 +267,10 @@ def test_the_packaged_decoder_brings_embedded_features_back() -> None:
 def test_the_packaged_decoder_brings_vggs_features_back(shared: Path) -> None:
     vgg19 = open_encoder(str(shared / "models" / "vgg19_caffe_conv1_1-conv3_4.safetensors"))
     assert reconstruction_error(vgg19) < 400
+
+
+def test_opening_networks_is_felt_by_no_other_draw() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    open_decoder(open_encoder("embedded"))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -258,15 +258,22 @@ def test_images_that_cannot_be_cut_are_refused_with_what_would_fit() -> None:
             _family(**wrong)
 
 
+@pytest.mark.parametrize("resolution", [16, 17])
 @pytest.mark.parametrize("upsampling", ["zero", "nearest", "swwae"])
-def test_every_upsampling_and_a_resolution_of_the_encoder_s_own_will_do(upsampling: str) -> None:
-    networks = drawn(upsampling=upsampling, resolution=16)
+def test_every_upsampling_and_a_resolution_of_the_encoder_s_own_will_do(upsampling: str, resolution: int) -> None:
+    networks = drawn(upsampling=upsampling, resolution=resolution)
     family, images = Pervasive(networks=networks, regions=2), _images(2, 2)
     family.require_shape(SHAPE)
     stamped = family.stamp(family.realise(_free(family, 2)), images)
     assert stamped.shape == images.shape
     assert stamped.isfinite().all()
     assert 0 <= stamped.min() <= stamped.max() <= 1
+
+
+def test_regions_that_do_not_divide_a_resolution_ask_for_another_one() -> None:
+    told = r"images encoded at 18×18, 9×9; give regions=1 or 3 or 9, or an encoder resolution that is a multiple of 4"
+    with pytest.raises(ValueError, match=told):
+        Pervasive(networks=drawn(resolution=18), regions=2).require_shape(SHAPE)
 
 
 def test_sizes_are_told_with_what_measured_them() -> None:

@@ -24,7 +24,8 @@ from orthogon.methods import METHODS
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import FAST, PAPER, PERVASIVE, PROTOCOLS, SCREEN, InversionSettings, Protocol, Stage, named
 from orthogon.results import read_inversion, write_inversion, write_triggers
-from orthogon.triggers import FAMILIES, Pervasive, Seen
+from orthogon.triggers import FAMILIES, Pervasive, Seen, Trigger
+from orthogon.triggers.family import Measured
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pervasive_networks import drawn, exact
@@ -164,6 +165,9 @@ def test_matrices_tell_what_measured_them_and_are_compared_under_the_same_alone(
         told = replace(matrix, facts={**matrix.facts, "measured_by": by | {"encoder": by["encoder"] | change}})
         with pytest.raises(ValueError, match=f"distances of different encoder {what}"):
             improvement(matrix, told)
+    by = family.described()
+    renamed = replace(matrix, facts={**matrix.facts, "measured_by": by | {"encoder": by["encoder"] | {"name": "other"}}})
+    assert improvement(matrix, renamed) == pytest.approx(0, abs=1e-6), "the same network under another name"
     with pytest.raises(ValueError, match="distances of different encoder name cannot be compared: exact and None"):
         improvement(matrix, replace(matrix, facts={}))
 
@@ -205,6 +209,25 @@ def test_hardening_with_pervasive_triggers(monkeypatch: pytest.MonkeyPatch) -> N
         assert not torch.equal(old, new)
 
 
+@pytest.mark.parametrize(("resolution", "at_once"), [(None, 2), (16, 1)])
+def test_an_encoder_s_resolution_counts_in_what_is_searched_at_once(
+    resolution: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the chunk's 16 images of 8×8 pixels, six samples each."""
+    seen: list[int] = []
+    real = Pervasive.measured
+
+    def measured(self: Pervasive, trigger: Trigger, shown: Seen) -> Measured:
+        seen.append(len(shown.images))
+        return real(self, trigger, shown)
+
+    monkeypatch.setattr(Pervasive, "measured", measured)
+    family = Pervasive(networks=drawn(resolution=resolution), regions=2)
+    settings = replace(SEARCH, stages=(Stage(2, 1, 6, (0.1, 0.1), accept_every=1),))
+    invert(Engine(_classifier(), _samples(2), settings, EXACT), family, [Request(Pair(0, 1), 0, 1), Request(Pair(0, 2), 1, 2)])
+    assert max(seen) == at_once
+
+
 @pytest.mark.parametrize("statistics", ["own", "shared"])
 def test_a_trigger_carried_to_other_samples_does_the_same_to_an_image(statistics: str) -> None:
     family = replace(_exact_family(), statistics=statistics)
@@ -219,7 +242,7 @@ def test_a_trigger_carried_to_other_samples_does_the_same_to_an_image(statistics
 
 def test_a_warm_search_on_other_samples_begins_with_the_change_that_was_found() -> None:
     family = replace(_exact_family(), statistics="own")
-    settings = replace(SEARCH, stages=(Stage(1, 1, 6, (0.0, 0.0), accept_every=1),))
+    settings = replace(SEARCH, stages=(Stage(1, 1, 6, (1e-9, 1e-9), accept_every=1),))
     samples = torch.cat([_samples(1), _samples(1) // 2 + 90])
     engine = Engine(_classifier(), samples, settings, EXACT)
     (found,) = _invert(family, [Request(Pair(0, 1), 0, 1)])

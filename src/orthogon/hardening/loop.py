@@ -263,8 +263,8 @@ class _State:
         weights = torch.ones(sum(map(len, batches)), device=self.device)
         weights[settings.batch :] = self.stamp_weight
         rate = settings.learning_rate * self.rate_scale * (1 - self.progress)
-        told = (torch.cat(batches), torch.cat(truths), weights, rate, self.adversary, clean)
-        self.loss += self.trainer.update(*told, seed=self.seed + self.step)
+        given = (torch.cat(batches), torch.cat(truths), weights)
+        self.loss += self.trainer.update(*given, rate, self.adversary, clean, self.seed + self.step)
         self.updates += 1
         self.step += 1
 
