@@ -491,6 +491,7 @@ def test_a_model_whose_gradients_are_no_numbers_gets_a_verdict(command: Command)
     code, out, err = command("scan", "--model", "odd.pt", "--data", SIGNS, *words)
     assert code == 11, err
     assert any("not finite" in reason for reason in json.loads(out)["reasons"])
+    assert json.loads(out)["not_scanned"] == []
 
 
 @pytest.mark.parametrize(("option", "value"), [("--jobs", 0), ("--retries", -1)])

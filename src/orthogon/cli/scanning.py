@@ -66,7 +66,8 @@ def scan_all(words: Scan, screen: Screen) -> Result:
         raise ValueError("name a model, or more, with --model F; `orthogon scan list` tells the scanners")
     if found.alone and words.ray is None:
         with _ended_after(words.timeout, found.models[0], screen):
-            return scan_and_write(words, found.models[0], screen)
+            result = scan_and_write(words, found.models[0], screen)
+        return result if words.sarif else replace(result, data=result.data | {"not_scanned": list(found.passed)})
     from orthogon.cli.scanning_fleet import scan_fleet
 
     return scan_fleet(words, found, screen)
