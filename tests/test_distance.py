@@ -220,6 +220,9 @@ def test_of_more_classes_than_samples_other_ones_are_seen_by_other_seeds() -> No
 
     assert {seen(seed) for seed in range(30)} == {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2))}
     assert seen(5) == seen(5)
+    gone = images.select((images.labels != 1).nonzero().flatten())
+    pixels, _ = distance._Samples(gone, 2, 1, 0).rows([Pair(None, 3)])
+    assert {lookup[tuple(p.flatten().tolist())] for p in pixels[0]} == {0, 2}, "a class without images is none of them"
 
 
 def test_several_draws_are_one_distance_with_a_spread() -> None:

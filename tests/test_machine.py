@@ -94,6 +94,8 @@ def test_a_container_has_what_it_is_given(told: Path, container: Path, monkeypat
     (container / "cpu.max").write_text("250000 100000\n")
     (container / "memory.max").write_text(f"{2 * 2**30}\n")
     assert (cores(), free_gib(CPU)) == (2, 1.0)
+    (container / "memory.stat").write_text(f"anon 5\nfile 7\ninactive_file {2**28}\nactive_file {2**28}\n")
+    assert free_gib(CPU) == 1.5
     (container / "cpu.max").write_text("50000 100000\n")
     assert cores() == 1
 

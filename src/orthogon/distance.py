@@ -216,7 +216,7 @@ class _Samples:
         count = self._count
         if pair.victim is not None:
             return shuffled(self._members[pair.victim], generator)[:count]
-        others = [members for c, members in enumerate(self._members) if c != pair.target]
+        others = [members for c, members in enumerate(self._members) if c != pair.target and len(members)]
         if len(others) > count:
             others = [others[c] for c in shuffled(torch.arange(len(others)), generator)[:count].tolist()]
         drawn = [shuffled(members, generator)[:count].tolist() for members in others]

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 _CONTAINER = Path("/sys/fs/cgroup")
+_CACHED = ("active_file ", "inactive_file ")
+"""Rows of its memory.stat: what files have left in memory, and the system gives back when it is asked."""
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -59,7 +61,8 @@ def free_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
     limit, used = _of_container("memory.max") or "", _of_container("memory.current") or ""
-    left = (int(limit) - int(used)) / 2**30 if limit.isdecimal() and used.isdecimal() else math.inf
+    given_back = sum(int(row.split()[1]) for row in (_of_container("memory.stat") or "").splitlines() if row.startswith(_CACHED))
+    left = (int(limit) - int(used) + given_back) / 2**30 if limit.isdecimal() and used.isdecimal() else math.inf
     try:
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text("ascii").splitlines())
         return max(0.0, min(left, int(lines["MemAvailable"].split()[0]) / 2**20))

@@ -91,14 +91,21 @@ def differences(before: DistanceMatrix, after: DistanceMatrix) -> list[tuple[str
     """What forbids to compare distances: its name, and what either matrix has there.
 
     Beside unit, family and classes that is what a family's sizes hang on (`TriggerFamily.described`), such as an encoder; not
-    what it is called, where its digest is the same.
+    what that is called.
     """
     named = [(name, getattr(before, name), getattr(after, name)) for name in ("unit", "family", "classes")]
-    by = [_flat(matrix.facts.get("measured_by") or {}) for matrix in (before, after)]
-    named += [(name, by[0].get(name), by[1].get(name)) for name in dict.fromkeys([*by[0], *by[1]])]
-    digests = [told.get("encoder digest") for told in by]
-    called = {"encoder name"} if digests[0] is not None and digests[0] == digests[1] else set[str]()
-    return [(name, old, new) for name, old, new in named if old != new and name not in called]
+    different = [(name, old, new) for name, old, new in named if old != new]
+    return different + measured_otherwise(before.facts.get("measured_by"), after.facts.get("measured_by"))
+
+
+def measured_otherwise(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[tuple[str, Any, Any]]:
+    """In what two descriptions of a family differ: the name, and what either says; an encoder's name is not asked where its
+    digest is the same."""
+    one, other = _flat(before or {}), _flat(after or {})
+    if one.get("encoder digest") == other.get("encoder digest"):
+        one, other = ({name: fact for name, fact in told.items() if name != "encoder name"} for told in (one, other))
+    rows = [(name, one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])]
+    return [(name, old, new) for name, old, new in rows if old != new]
 
 
 def _flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

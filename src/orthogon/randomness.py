@@ -12,5 +12,8 @@ import torch
 def layer_draws(device: torch.device, seed: int) -> Iterator[None]:
     """The global generators of the CPU and a device begin at a seed, and afterwards are where they were before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed % 2**63)
+        torch.default_generator.manual_seed(seed % 2**63)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed % 2**63)
         yield

@@ -176,6 +176,9 @@ def test_folders_of_models(tmp_path: Path) -> None:
     assert models("of") == ["of/a/model.pt", "of/b/model.safetensors"]
     assert models("flat") == [f"flat/{name}" for name in ("UPPER.PT", "old.pth.tar", "x.pth", "y.pt", "z.bin", "deep/model.ckpt")]
     assert named_models([str(tmp_path / "flat")]).told() == f"not scanned: {tmp_path}/flat/deep/last.pt"
+    _made(tmp_path / "of", "b/evil.pt", "d/e/model.pt", "f/model.pth.tar")
+    assert models("of") == ["of/a/model.pt", "of/b/model.safetensors", "of/f/model.pth.tar"]
+    assert named_models([str(tmp_path / "of")]).passed == (f"{tmp_path}/of/b/evil.pt", f"{tmp_path}/of/d/e/model.pt")
     with pytest.raises(ValueError, match="has no checkpoint"):
         models("of/c")
     assert (short_name("id-00000003/model.pt"), short_name("nets/suspect.pt")) == ("id-00000003", "suspect")
@@ -187,9 +190,10 @@ def test_a_model_and_its_own_folder_are_meant_alone(tmp_path: Path) -> None:
     assert (found.models, found.alone) == ((str(tmp_path / "model.safetensors"),), True)
     assert found.passed == (str(tmp_path / "trigger.safetensors"),), "a trigger is no model, which is said"
     assert named_models(["timm:resnet18"]) == Named(("timm:resnet18",), alone=True)
-    _made(tmp_path, "model.PTH")
+    _made(tmp_path, "model.PTH", "below/model.pt")
     found = named_models([str(tmp_path)])
     assert (len(found.models), found.alone) == (2, False)
+    assert str(tmp_path / "below/model.pt") in found.passed
 
 
 def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
@@ -218,7 +222,7 @@ def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
     def seen(jobs: Iterator[Job], *others: Any) -> Any:
         return run_here((started.append(job) or job for job in jobs), *others)
 
-    monkeypatch.setattr(scanning_fleet, "_CHILD", "import sys; print(sys.argv, file=sys.stderr); sys.exit(2)")
+    monkeypatch.setattr(scanning_fleet, "CHILD", "import sys; print(sys.argv, file=sys.stderr); sys.exit(2)")
     monkeypatch.setattr(scanning_fleet, "run_here", seen)
     again = {Path(row["model"]).name: row["outcome"] for row in json.loads(command(*words, "--json")[1])["models"]}
     assert again == {"model.safetensors": good["outcome"], "bad.pt": "cannot be scanned"}
@@ -241,7 +245,7 @@ def test_a_bad_model_stops_no_other_and_nothing_is_done_twice(
 def test_what_can_become_of_a_process(
     command: Command, monkeypatch: pytest.MonkeyPatch, child: str, outcome: str, told: str, attempts: int
 ) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", child)
+    monkeypatch.setattr(scanning_fleet, "CHILD", child)
     timeout = 0.5 if outcome == "timed out" else 30
     words = (*MARGINS, "--model", "a.pt", "b.pt", "--jobs", 2, "--timeout", timeout, "--out", "fleet", "--json")
     code, out, _ = command(*words)
@@ -256,7 +260,7 @@ def test_an_interrupted_command_leaves_no_process_behind(command: Command, monke
     def interrupt(row: dict[str, Any]) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scanning_fleet, "_CHILD", "import sys, time; time.sleep(90 if 'b.pt' in sys.argv else 0)")
+    monkeypatch.setattr(scanning_fleet, "CHILD", "import sys, time; time.sleep(90 if 'b.pt' in sys.argv else 0)")
     monkeypatch.setattr(scanning_fleet, "_because", interrupt)
     began = time.monotonic()
     code, _, err = command(*MARGINS, "--model", "a.pt", "b.pt", "--jobs", 2, "--out", "fleet")
@@ -274,7 +278,7 @@ def test_failures_are_kept_until_a_command_has_finished_and_then_tried_again(
     def interrupt(self: object, row: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
     words = (*MARGINS, "--model", "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanning_fleet._Fleet, "_say", interrupt)
@@ -295,7 +299,7 @@ def test_more_models_go_into_the_same_folder(command: Command, monkeypatch: pyte
     verdict = {"verdict": "clean", "pairs": [], "reasons": [], "score": 0.5, "seconds": 1.0}
     program = "import json, pathlib, sys; place = pathlib.Path(sys.argv[-1]); place.mkdir(exist_ok=True); "
     page = "(place / 'report.html').touch(); open('starts', 'a').write('x')"
-    monkeypatch.setattr(scanning_fleet, "_CHILD", f"{program} (place / 'scan.json').write_text(json.dumps({verdict!r})); {page}")
+    monkeypatch.setattr(scanning_fleet, "CHILD", f"{program} (place / 'scan.json').write_text(json.dumps({verdict!r})); {page}")
     words = (*MARGINS, "--jobs", 1, "--out", "fleet", "--json")
     code, out, _ = command(*words, "a.pt", "b.pt")
     assert (code, json.loads(out)["counts"]) == (0, {"clean": 2})
@@ -310,7 +314,7 @@ def test_more_models_go_into_the_same_folder(command: Command, monkeypatch: pyte
 
 
 def test_a_changed_file_or_card_is_another_scan(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
 
     def folder() -> str:
         return json.loads(command(*MARGINS, "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")[1])["models"][0]["folder"]
@@ -369,8 +373,9 @@ def test_a_folder_whose_files_are_no_utf8_has_a_digest(tmp_path: Path) -> None:
 
 
 def test_images_behind_a_link_count_in_the_digest(tmp_path: Path) -> None:
-    _made(tmp_path, "elsewhere/a.png", "images/dog/b.png")
-    (tmp_path / "images/cat").symlink_to(tmp_path / "elsewhere")
+    _made(tmp_path, "elsewhere/a.png", "images/train/dog/b.png")
+    (tmp_path / "images/train/cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/train/back").symlink_to(tmp_path / "images")
     before = scanning_inputs.folder_digest(tmp_path / "images")
     assert scanning_inputs.folder_digest(tmp_path / "images") == before
     (tmp_path / "elsewhere/a.png").write_text("changed")
@@ -378,7 +383,7 @@ def test_images_behind_a_link_count_in_the_digest(tmp_path: Path) -> None:
 
 
 def test_odd_names_stop_no_other_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
     names = [os.fsdecode(b"bad\xff.pt"), "n" * 217 + ".pt", "\u4e2d" * 80 + ".pt", "null\0.pt", "good.pt"]
     code, out, err = command(*MARGINS, *names, "--jobs", 1, "--out", "fleet", "--json")
     assert code == 12, err
@@ -395,7 +400,7 @@ def test_a_failure_on_other_terms_is_tried_again(
     def interrupt(self: object, row: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
     given = (*MARGINS, "a.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanning_fleet._Fleet, "_say", interrupt)
@@ -414,23 +419,37 @@ def test_what_a_shell_makes_of_a_folder(tmp_path: Path) -> None:
     assert not found.alone
 
 
+def test_a_model_is_scanned_once_however_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    _made(tmp_path, "dl/model.bin", "dl/evil.pt")
+    found = named_models(["./dl", "./dl/model.bin", "./dl/evil.pt"])
+    assert (found.models, found.passed) == (("./dl/model.bin", "./dl/evil.pt"), ())
+
+
 def test_a_folder_that_cannot_be_read_is_left_to_its_own_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _made(tmp_path, "a/model.pt", "lost+found/model.pt")
-    real = Path.iterdir
+    real, walk = Path.iterdir, os.walk
 
     def refused(self: Path) -> Iterator[Path]:
         if self.name == "lost+found":
             raise PermissionError(13, "Permission denied", str(self))
         return real(self)
 
+    def walked(top: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        if top.name != "lost+found":
+            return walk(top)
+        onerror(PermissionError(13, "Permission denied", str(top)))
+        return iter(())
+
     monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(os, "walk", walked)
     words = [str(tmp_path / name) for name in ("a", "lost+found")]
     assert named_models(words).models == (f"{words[0]}/model.pt", words[1])
     assert named_models([str(tmp_path)]).models == (f"{words[0]}/model.pt", f"{words[1]}/model.safetensors")
 
 
 def test_what_is_no_model_beside_others_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
     for name in ("a.pt", "b.pt", "notes.txt"):
         Path(name).touch()
     _, out, err = command(*MARGINS, "a.pt", "b.pt", "notes.txt", "--jobs", 1, "--out", "fleet", "--json")
@@ -441,7 +460,7 @@ def test_what_is_no_model_beside_others_is_told(command: Command, monkeypatch: p
 def test_a_file_that_is_too_large_to_be_hashed_is_told_and_stops_no_other(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", REFUSED)
+    monkeypatch.setattr(scanning_fleet, "CHILD", REFUSED)
     monkeypatch.setattr(scanning_inputs, "_LARGEST_GIB", 1)
     with Path("huge.pt").open("wb") as file:
         file.truncate(3 * 2**30)
@@ -449,16 +468,45 @@ def test_a_file_that_is_too_large_to_be_hashed_is_told_and_stops_no_other(
     _, out, _ = command(*MARGINS, "huge.pt", "b.pt", "--jobs", 1, "--out", "fleet", "--json")
     rows = json.loads(out)["models"]
     assert [row["outcome"] for row in rows] == ["cannot be read", "cannot be scanned"]
-    assert rows[0]["reasons"] == ["the file has 3 GiB, and no model of more than 1 is looked at"]
+    assert rows[0]["reasons"] == ["huge.pt has 3 GiB, and no file of more than 1 is looked at"]
 
 
-def test_a_single_scan_ends_at_its_time_limit() -> None:
+class _Endless(torch.nn.Module):
+    """As TorchScript, it is never loaded to the end, and lets no other thread of Python's run meanwhile."""
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return 1, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        count = 0
+        while count < 1:
+            count *= state[0]
+        self.training = state[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_single_scan_ends_at_its_time_limit(command: Command) -> None:
+    torch.jit.script(_Endless()).save("endless.pt")
     began = time.monotonic()
-    words = ("scan", "--model", MODEL, "--data", SIGNS, "--device", "cpu", "--timeout", "0.01", "--out", "alone")
-    ended = subprocess.run([sys.executable, "-m", "orthogon", *map(str, words)], capture_output=True, text=True, check=False)
-    assert ended.returncode == 12
-    assert "not finished after 0.01 seconds" in ended.stderr
-    assert time.monotonic() - began < 60
+    code, out, err = command("scan", "--model", "endless.pt", "--data", SIGNS, "--timeout", 6, "--json")
+    assert (code, out) == (12, "")
+    assert "endless.pt: not finished after 6 seconds" in err
+    assert time.monotonic() - began < 30
+
+
+def test_a_scan_within_its_time_limit_is_that_without_one(tmp_path: Path) -> None:
+    words = [*map(str, MARGINS), "--model", str(MODEL), "--json", "--out", "run"]
+    told = [
+        subprocess.run([sys.executable, "-m", "orthogon", *words, *limit], capture_output=True, check=False, cwd=tmp_path)
+        for limit in ((), ("--timeout", "600"))
+    ]
+    assert told[0].returncode == told[1].returncode != 2
+    assert json.loads(told[0].stdout) == json.loads(told[1].stdout)
 
 
 def test_names_in_a_strangers_file_command_no_terminal(command: Command) -> None:
@@ -541,7 +589,7 @@ def test_the_exit_code_of_many() -> None:
 
 
 def test_for_people(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning_fleet, "_CHILD", "import sys; print('the file is damaged', file=sys.stderr); sys.exit(2)")
+    monkeypatch.setattr(scanning_fleet, "CHILD", "import sys; print('the file is damaged', file=sys.stderr); sys.exit(2)")
     code, out, err = command(*MARGINS, "a.pt", "b.pt", "--out", "fleet")
     assert code == 12
     assert "2 cannot be scanned" in out

@@ -120,7 +120,7 @@ def test_few_images_of_a_class_leave_a_doubt_and_probes_take_those_of_all(
         distance, "universal_triggers", lambda *words, **more: [asked.append(words[3].samples), real(*words, **more)][1]
     )
     (evidence,) = scan(toy(), rows, Distance(families=("patch",), samples=40), generator).evidence
-    assert asked == [40]
+    assert asked == [20]
     assert evidence.facts["samples"] == 10
     assert evidence.doubts == ("10 images of a class say less of its pairs than 20, the fewest that were measured",)
     assert not scan(toy(), rows, QUICK, generator).evidence[0].doubts, "fewer were asked for"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -29,7 +30,7 @@ from orthogon.cli.words import default_folder, stem_of, words_of
 from orthogon.data import DataError
 from orthogon.hardening import Hardening, HardeningProgress, harden
 from orthogon.images import LabelledImages
-from orthogon.matrix import DistanceMatrix, improvement, plain
+from orthogon.matrix import DistanceMatrix, improvement, measured_otherwise, plain
 from orthogon.pairs import choose_pairs
 from orthogon.report.reading import search_settings
 from orthogon.results import write_triggers
@@ -144,13 +145,14 @@ class _Work:
         search = search_facts(self.words.measure, self.words.samples, family=self.family.name)
         known = {"model": record["hashes"]["model"], "data": record["hashes"]["data"], "protocol": record["protocol"]}
         known |= {"family": record["family"], **{name: record["settings"][name] for name in ("samples", "pairs")}}
-        known |= {"draws": record.get("draws", 1), "measured_by": record.get("measured_by")}
+        known |= {"draws": record.get("draws", 1)}
         asked = {"model": self.hashes["model"], "data": self.hashes["data"], "protocol": self.words.measure}
         asked |= {"family": self.family.name, "samples": search["samples"], "pairs": self.words.pairs, "draws": 1}
-        asked |= {"measured_by": family_facts(self.family).get("measured_by")}
         if self.words.pairs.startswith("random:"):  # the seed draws the pairs, not only their samples
             known, asked = known | {"seed": record.get("seed")}, asked | {"seed": self.words.seed}
-        return runs.differences(known, asked) or _search_changes(record, search["settings"])
+        by = measured_otherwise(record.get("measured_by"), family_facts(self.family).get("measured_by"))
+        changed = [f"{name}: {json.dumps(old)} -> {json.dumps(new)}" for name, old, new in by]
+        return [*runs.differences(known, asked), *changed] or _search_changes(record, search["settings"])
 
     def measured(self, name: str, classifier: Classifier, digest: str) -> DistanceMatrix:
         """The distances of a model on the held-out images, in NAME.json and NAME.safetensors."""

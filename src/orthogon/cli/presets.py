@@ -22,4 +22,4 @@ def to_be_given(kind: type[_Words], **known: Any) -> _Words:
 
 def is_given(option: str, words: Sequence[str]) -> bool:
     """Whether an option such as "--model" is among the words, with its value behind it or joined to it."""
-    return any(word == option or word.startswith(f"{option}=") for word in words)
+    return any(word.partition("=")[0].replace("_", "-") == option for word in words)

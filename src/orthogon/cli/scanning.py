@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -40,6 +38,11 @@ from orthogon.scanning.evidence import stamp_of
 from orthogon.triggers import FAMILIES
 
 RECORD = "scan.json"
+CHILD = (
+    "import sys; from orthogon.fleet.guard import die_with_parent; die_with_parent(); "
+    "from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+"""What a process of its own runs, with the words of a command."""
 CODES = {"clean": 0, "backdoored": BACKDOORED, "inconclusive": INCONCLUSIVE}
 _SHOWN = 3
 """Images that each trigger is shown on."""
@@ -65,32 +68,45 @@ def scan_all(words: Scan, screen: Screen) -> Result:
     if not found.models:
         raise ValueError("name a model, or more, with --model F; `orthogon scan list` tells the scanners")
     if found.alone and words.ray is None:
-        with _ended_after(words.timeout, found.models[0], screen):
-            result = scan_and_write(words, found.models[0], screen)
+        if words.timeout is not None:
+            _in_a_process(words, found.models[0], screen)
+        result = scan_and_write(words, found.models[0], screen)
         return result if words.sarif else replace(result, data=result.data | {"not_scanned": list(found.passed)})
     from orthogon.cli.scanning_fleet import scan_fleet
 
     return scan_fleet(words, found, screen)
 
 
-@contextmanager
-def _ended_after(seconds: float | None, model: str, screen: Screen) -> Iterator[None]:
-    """A time limit for this very process: what hangs in a stranger's file hears no exception."""
+def _in_a_process(words: Scan, model: str, screen: Screen) -> NoReturn:
+    """The same command without the time limit, in a process that can be ended: what hangs in a stranger's file hears nothing.
 
-    def end() -> None:
-        screen.say(f"orthogon scan: {model}: not finished after {seconds:g} seconds")
-        os._exit(FAILED)
-
-    if seconds is None:
-        yield
-        return
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    Raises:
+        SystemExit: with that command's exit code, or as a failure where the time is up.
+    """
+    said = [*words_of_one(words, model), *(["--out", str(words.out)] if words.out else [])]
+    said += [word for word, given in (("--fresh", words.fresh), ("--sarif", words.sarif), ("--json", words.json)) if given]
+    child = subprocess.Popen([sys.executable, "-P", "-c", CHILD, *said], stdin=subprocess.PIPE)
     try:
-        yield
+        code = child.wait(words.timeout)
+    except subprocess.TimeoutExpired:
+        screen.say(f"orthogon scan: {model}: not finished after {words.timeout:g} seconds")
+        code = FAILED
     finally:
-        timer.cancel()
+        child.kill()
+        child.wait()
+    raise SystemExit(code)
+
+
+def words_of_one(words: Scan, model: str) -> list[str]:
+    """The words of a command that scans one of the models alone, and bounds nothing."""
+    images = words.images
+    said = ["scan", "--model", model, "--scanner", words.scanner]
+    said += ["--seed", str(words.seed), "--draws", str(words.draws), "--device", words.device]
+    given = {"arch": words.arch, "normalization": words.normalization, "data": images.data or None, "split": images.split}
+    given |= {"subset": images.subset, "image-size": images.image_size}
+    said += [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+    said += [word for setting in words.settings for word in ("--set", setting)]
+    return [*said, "--force"] if words.force else said
 
 
 def listed() -> Result:

@@ -13,7 +13,7 @@ import torch
 
 from orthogon import runs
 from orthogon.cli.scan import BACKDOORED, FAILED, INCONCLUSIVE, Scan
-from orthogon.cli.scanning import CODES, RECORD, settings_to_keep, short_name
+from orthogon.cli.scanning import CHILD, CODES, RECORD, settings_to_keep, short_name, words_of_one
 from orthogon.cli.scanning_inputs import Inputs
 from orthogon.cli.scanning_models import Named
 from orthogon.cli.screen import Result, Screen
@@ -21,20 +21,16 @@ from orthogon.cli.words import ModelWords, default_folder
 from orthogon.fleet import Ended, Job, Terms, run_here, run_on_ray
 from orthogon.machine import cores, free_gib
 from orthogon.naming import named, settings_of
+from orthogon.printing import printable, sound
 from orthogon.report import write_report
 from orthogon.report.scanned_sarif import sarif
 from orthogon.report.scanned_words import fleet_table
-from orthogon.report.words import printable
 from orthogon.runs import Run
 from orthogon.scanning import SCANNERS
 
 TABLE = "scans.json"
 _PAGE = "report.html"
 """Written last by a scan's process, after its record: without it the process is started again, and only writes it."""
-_CHILD = (
-    "import sys; from orthogon.fleet.guard import die_with_parent; die_with_parent(); "
-    "from orthogon.cli import main; sys.exit(main(sys.argv[1:]))"
-)
 _REFUSED = {2: "cannot be scanned", 3: "near chance", 4: "other settings"}
 """Outcomes by the exit code of `orthogon scan` of one model, where that has no verdict and no other attempt would bring one."""
 _FAILED = {**_REFUSED, 5: "out of memory or disk"}
@@ -149,8 +145,8 @@ class _Fleet:
                     self._asked[job.folder] = model
                     yield job
             except (OSError, ValueError, KeyError) as error:
-                reason = _sound(str(error)) or type(error).__name__
-                self._rows[model] = {"model": _sound(model), "outcome": "cannot be read", "reasons": [reason]}
+                reason = sound(str(error)) or type(error).__name__
+                self._rows[model] = {"model": sound(model), "outcome": "cannot be read", "reasons": [reason]}
                 self._say(self._rows[model])
 
     def _failed_before(self, job: Job) -> dict[str, Any] | None:
@@ -171,18 +167,7 @@ class _Fleet:
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in short_name(model))
         short = name.encode()[:_NAME_BYTES].decode(errors="ignore")
         folder = self._run.folder / "models" / f"{short}-{runs.settings_digest(key)}"
-        return Job(("-c", _CHILD, *self._said(model)), folder, _PAGE)
-
-    def _said(self, model: str) -> list[str]:
-        """The words of the process that scans one model."""
-        words, images = self._words, self._words.images
-        said = ["scan", "--model", model, "--scanner", words.scanner, "--json"]
-        said += ["--seed", str(words.seed), "--draws", str(words.draws), "--device", words.device]
-        given = {"arch": words.arch, "normalization": words.normalization, "data": images.data or None, "split": images.split}
-        given |= {"subset": images.subset, "image-size": images.image_size}
-        said += [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
-        said += [word for setting in words.settings for word in ("--set", setting)]
-        return [*said, "--force"] if words.force else said
+        return Job(("-c", CHILD, *words_of_one(self._words, model), "--json"), folder, _PAGE)
 
     def _tell(self, job: Job, ended: Ended) -> None:
         """Keep what came of a job, and say it."""
@@ -205,7 +190,7 @@ def verdict_row(model: str, folder: Path) -> dict[str, Any]:
         ValueError, OSError, KeyError: its record cannot be read.
     """
     record = runs.read_json(folder / RECORD)
-    return {"model": _sound(model), "folder": str(folder), "outcome": record["verdict"], **{k: record.get(k) for k in _KEPT}}
+    return {"model": sound(model), "folder": str(folder), "outcome": record["verdict"], **{k: record.get(k) for k in _KEPT}}
 
 
 def _row(model: str, job: Job, ended: Ended, timeout: float) -> dict[str, Any]:
@@ -213,10 +198,10 @@ def _row(model: str, job: Job, ended: Ended, timeout: float) -> dict[str, Any]:
         try:
             return verdict_row(model, job.folder)
         except (OSError, ValueError, KeyError) as error:
-            return {"model": _sound(model), "outcome": "cannot be read", "reasons": [_sound(str(error))]}
+            return {"model": sound(model), "outcome": "cannot be read", "reasons": [sound(str(error))]}
     outcome, reason = _failed(ended, timeout)
     return {
-        "model": _sound(model),
+        "model": sound(model),
         "folder": str(job.folder),
         "outcome": outcome,
         "reasons": [reason],
@@ -236,7 +221,7 @@ def _failed(ended: Ended, timeout: float) -> tuple[str, str]:
         case "lost":
             return "lost", reason
         case "not started":
-            return "cannot be started", _sound(reason)
+            return "cannot be started", sound(reason)
     if ended.code == -9:  # SIGKILL, a name that Windows lacks
         return "killed", "the system ended the process: most likely it ran out of memory"
     if ended.code < 0:
@@ -246,11 +231,6 @@ def _failed(ended: Ended, timeout: float) -> tuple[str, str]:
 
 def _outcome_file(job: Job) -> Path:
     return job.folder.with_name(f"{job.folder.name}.outcome.json")
-
-
-def _sound(text: str) -> str:
-    """Without lone surrogates, which stand for a file name's bytes that are no UTF-8, and which no file of ours can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _because(row: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from orthogon.naming import settings_of
 from orthogon.scanning import Scanner, shipped
 
 _LARGEST_GIB = 16
-"""Of a model's file. All are hashed by the command itself, one after the other, and nothing ends that."""
+"""Of a file. All are hashed by the command itself, one after the other, and nothing ends that."""
 
 
 class Inputs:
@@ -43,8 +43,6 @@ class Inputs:
             ValueError, OSError: it is no name of a file, a file cannot be read, or it is larger than any that is looked at.
         """
         path = Path(model)
-        if path.is_file() and (gib := path.stat().st_size / 2**30) > _LARGEST_GIB:
-            raise ValueError(f"the file has {gib:,.0f} GiB, and no model of more than {_LARGEST_GIB} is looked at")
         images = examples_beside(path) if self._own_images else None
         own = {"sha256": _of_file(path), "card": _of_file(path.with_suffix(".json"))}
         if images is not None:
@@ -61,14 +59,25 @@ def calibration_facts(scanner: Scanner) -> dict[str, Any]:
 def folder_digest(folder: Path) -> str:
     """SHA-256, in hexadecimal, of the names, sizes and times of the last change of all files in a folder and those within it."""
     told = hashlib.sha256()
-    linked = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]  # a class's folder may be a link
-    inside = (Path(top, name) for start in (folder, *linked) for top, _, names in os.walk(start) for name in names)
-    for path in sorted(inside):
-        facts = path.stat() if path.exists() else path.lstat()
-        line = ascii((path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))  # a name may be no UTF-8
-        told.update(line.encode())
+    seen = set[str]()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (place := os.path.realpath(top)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
+        links = [name for name in folders if (Path(top) / name).is_symlink()]
+        for path in (Path(top, name) for name in sorted([*names, *links])):
+            facts = path.stat() if path.exists() else path.lstat()
+            lead = str(path.readlink()) if path.is_symlink() else ""
+            line = ascii((path.relative_to(folder).as_posix(), lead, facts.st_size, facts.st_mtime_ns))  # a name may be no UTF-8
+            told.update(line.encode())
     return told.hexdigest()
 
 
 def _of_file(path: Path) -> str | None:
-    return runs.digest(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    if (gib := path.stat().st_size / 2**30) > _LARGEST_GIB:
+        raise ValueError(f"{path.name} has {gib:,.0f} GiB, and no file of more than {_LARGEST_GIB} is looked at")
+    return runs.digest(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def named_models(words: Sequence[str]) -> Named:
     if len(words) == 1:
         return _named(words[0])
     found = [_among_many(word) for word in words]
-    models = dict.fromkeys(model for one in found for model in one.models)
-    passed = dict.fromkeys(path for one in found for path in one.passed)
-    return Named(tuple(models), tuple(path for path in passed if path not in models))
+    models = {Path(model): model for one in found for model in one.models}
+    passed = {Path(path): path for one in found for path in one.passed}
+    return Named(tuple(models.values()), tuple(text for path, text in passed.items() if path not in models))
 
 
 def _named(word: str) -> Named:
@@ -53,21 +54,20 @@ def _named(word: str) -> Named:
     folder = Path(word)
     if not folder.is_dir():
         return Named((word,), alone=True)
-    entries = sorted(folder.iterdir())
-    files = [path for path in entries if _is_checkpoint(path)]
-    if own := _models_among(files):
-        return Named(_words(own), _words(path for path in files if path not in own), alone=len(own) == 1)
-    below = [path for place in entries if place.is_dir() for path in _checkpoints_in(place)]
-    models = [*files, *_models_among(below)]
+    every = _checkpoints(folder)
+    own = [path for path in every if path.parent == folder]
+    runs = [path for path in own if _is_model(path)]
+    models = runs or [*own, *(path for path in every if path.parent.parent == folder and _is_model(path))]
     if not models:
         raise ValueError(f"{word} has no checkpoint ({', '.join(KINDS)}), nor a folder with one that is named model")
-    return Named(_words(models), _words(path for path in below if path not in models))
+    passed = tuple(str(path) for path in every if path not in models)
+    return Named(tuple(map(str, models)), passed, alone=len(runs) == 1)
 
 
 def _among_many(word: str) -> Named:
     path = Path(word)
     try:
-        if path.is_file() and not _is_checkpoint(path):
+        if path.is_file() and path.suffix.lower() not in KINDS:
             return Named((), () if path.suffix == ".json" else (word,))  # a card, most likely
         return _named(word)
     except ValueError:
@@ -76,22 +76,21 @@ def _among_many(word: str) -> Named:
         return Named((word,))
 
 
-def _checkpoints_in(folder: Path) -> list[Path]:
-    """Of a folder that cannot be read, a model that cannot be read either, whose scan will say so."""
-    try:
-        return [path for path in sorted(folder.iterdir()) if _is_checkpoint(path)]
-    except OSError:
-        return [folder / f"model{KINDS[0]}"]
+def _checkpoints(folder: Path) -> list[Path]:
+    """All in a folder and those within it, in order; of one that cannot be read, a model that cannot be read either.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file()]
+    unread: list[OSError] = []
+    for place in (path for path in folder.iterdir() if path.is_dir()):
+        inside = (Path(top, name) for top, _, names in os.walk(place, onerror=unread.append) for name in names)
+        found += [path for path in inside if path.suffix.lower() in KINDS]
+    found += [Path(str(error.filename)) / f"model{KINDS[0]}" for error in unread]
+    return sorted(found)
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return path.suffix.lower() in KINDS and path.is_file()
-
-
-def _models_among(files: Iterable[Path]) -> list[Path]:
-    """Those that are named model, as a run's is, whose other files are none."""
-    return [path for path in files if path.stem == "model"]
-
-
-def _words(paths: Iterable[Path]) -> tuple[str, ...]:
-    return tuple(map(str, paths))
+def _is_model(path: Path) -> bool:
+    """Whether a file is named model, as a run's is, whose other files are none."""
+    return path.name.partition(".")[0] == "model"

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from orthogon.printing import printable_lines
+
 PLAIN_EVERY = 20.0
 """Seconds between progress lines where standard error is no terminal."""
 PLAIN_WIDTH = 160
@@ -53,7 +55,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One message; neither markup nor a terminal's commands in it are heeded, since it holds names from strangers' files."""
-        self._console.print(_harmless(text), markup=False, soft_wrap=True)
+        self._console.print(printable_lines(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def meter(self, title: str) -> Iterator[Callable[[float, str], None]]:
@@ -62,7 +64,7 @@ class Screen:
             yield self._plain(title)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -70,8 +72,8 @@ class Screen:
             TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self._console, speed_estimate_period=60) as progress:
-            task = progress.add_task(title, total=1.0, note="")
-            yield lambda done, note="": progress.update(task, completed=done, note=note)
+            task = progress.add_task(printable_lines(title), total=1.0, note="")
+            yield lambda done, note="": progress.update(task, completed=done, note=printable_lines(note))
 
     def _plain(self, title: str) -> Callable[[float, str], None]:
         began = last = time.monotonic()
@@ -103,12 +105,5 @@ def show(result: Result) -> None:
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=PLAIN_WIDTH)
     for item in result.shown:
-        told = _harmless(item) if isinstance(item, str) else item
+        told = printable_lines(item) if isinstance(item, str) else item
         console.print(told, markup=False, soft_wrap=isinstance(item, str))
-
-
-def _harmless(text: str) -> str:
-    """Lines with control and direction characters shown as escapes."""
-    from orthogon.report.words import printable  # takes a moment, which --help need not wait for
-
-    return "\n".join(map(printable, text.split("\n")))

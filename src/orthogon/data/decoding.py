@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,6 +11,8 @@ from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from orthogon.machine import cores
 
 Encoded: TypeAlias = bytes | Path | np.ndarray
 """A file's content, a file, or pixels uint8 (h, w) or (h, w, 3)."""
@@ -48,7 +49,7 @@ def decode_all(items: Iterable[tuple[str, Encoded]], image_shape: tuple[int, int
     def work(task: list[tuple[str, Encoded]]) -> list[tuple[str, Decoded]]:
         return [(name, _tried(encoded, image_shape)) for name, encoded in task]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         while block := list(islice(items, _BLOCK)):
             for done in pool.map(work, [block[i : i + _TASK] for i in range(0, len(block), _TASK)]):
                 yield from done

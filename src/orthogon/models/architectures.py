@@ -122,7 +122,7 @@ def count_outputs(network: nn.Module, image_shape: Shape, name: str) -> int:
     """
     try:
         logits = network(torch.zeros(1, *image_shape))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, torch.jit.Error, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"{name} cannot take images of shape {tuple(image_shape)}: {_first_line(error)}") from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 1:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -52,7 +52,7 @@ def load_torchscript(path: Path) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; the files are there all the same
             return torch.jit.load(str(path), map_location="cpu")
-    except RuntimeError as error:
+    except (RuntimeError, torch.jit.Error) as error:
         raise CheckpointError(f"{path}: corrupt or of another PyTorch's TorchScript: {str(error)[:200]}") from error
 
 

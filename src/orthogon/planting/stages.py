@@ -18,6 +18,7 @@ from orthogon.images import LabelledImages
 from orthogon.planting.outcome import LEAST_SUCCESS, Planting
 from orthogon.planting.trigger_file import SavedTrigger
 from orthogon.planting.unfinished import CHECKPOINT_FILE, kept_poison, kept_trigger
+from orthogon.randomness import layer_draws
 from orthogon.recipe import TrainingSettings
 from orthogon.training import Epoch, fit
 
@@ -81,7 +82,8 @@ def plant(
     wanted = SavedTrigger(attack, {}, threat, materials.images.image_shape, materials.images.classes)
     with meter("making the trigger") as update:
         own = _with(materials, seeds[0], update)
-        trigger = replace(wanted, made=kept_trigger(folder, wanted, materials, seeds[0], lambda: attack.make(own)))
+        with layer_draws(materials.device, seeds[0]):
+            trigger = replace(wanted, made=kept_trigger(folder, wanted, materials, seeds[0], lambda: attack.make(own)))
     with meter("poisoning") as update:
         own = _with(materials, seeds[1], update)
         poisoned = kept_poison(folder, trigger, materials, seeds[1], lambda: poison(attack, trigger.made, own))

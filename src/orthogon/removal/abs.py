@@ -9,11 +9,12 @@ from typing import ClassVar
 from orthogon.classifier import Classifier
 from orthogon.evaluate import Stamp
 from orthogon.layers import last_map
+from orthogon.protocols import named
 from orthogon.removal.remover import Work
 from orthogon.removal.unlearning import Unlearner
 from orthogon.scanning.evidence import stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
-from orthogon.scanning.scanner import drawn_seed, part_of
+from orthogon.scanning.scanner import at_hand, drawn_seed, part_of
 from orthogon.scanning.stimulation import SEARCHED_FAMILIES, Candidate, Stimulating
 from orthogon.triggers import FAMILIES
 
@@ -80,7 +81,10 @@ class ABS(Stimulating, Unlearner):
             work.on_progress, _STIMULATED + number * width, width, f"searching {family} triggers for {len(targets)} classes"
         )
         inversions = universal_triggers(
-            *(work.classifier, work.images, family, self.protocol, drawn_seed(work.generator)), targets=targets, on_progress=told
+            *(work.classifier, work.images, family, self.protocol, drawn_seed(work.generator)),
+            targets=targets,
+            samples=at_hand(work.images, named(self.protocol, family).samples),
+            on_progress=told,
         )
         judged = [(i, self.success(work.classifier, work.held_out, family, i)) for i in inversions if i.trigger]
         convicted = [inversion for inversion, rate in judged if rate > self.reasr]

@@ -10,11 +10,12 @@ from typing import ClassVar
 from orthogon.anomaly import FLAGGED, flagged
 from orthogon.classifier import Classifier
 from orthogon.pairs import Inversion, Outcome
+from orthogon.protocols import named
 from orthogon.removal.remover import Work
 from orthogon.removal.unlearning import Unlearner
 from orthogon.scanning.evidence import stamp_of
 from orthogon.scanning.neural_cleanse import indices_of, universal_triggers
-from orthogon.scanning.scanner import drawn_seed, part_of
+from orthogon.scanning.scanner import at_hand, drawn_seed, part_of
 from orthogon.triggers import FAMILIES
 
 _SEARCH = 0.95
@@ -68,7 +69,7 @@ class NeuralCleanse(Unlearner):
         return universal_triggers(
             *(work.classifier, work.images, "patch"),
             *(self.protocol, drawn_seed(work.generator)),
-            samples=self.samples,
+            samples=at_hand(work.images, self.samples or named(self.protocol, "patch").samples),
             on_progress=told,
         )
 

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from orthogon import runs
 from orthogon.matrix import DistanceMatrix
+from orthogon.printing import printable
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import HeatMap, distance_maps
 from orthogon.report.reading import model_name
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, decimals, number, printable, without_folders
+from orthogon.report.words import counted, decimals, number, without_folders
 
 
 @dataclass(frozen=True)

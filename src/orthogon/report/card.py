@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from orthogon.matrix import plain
+from orthogon.printing import printable
 from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows, universal_rows, victim_name
 from orthogon.report.summary import headline, trigger_figures
-from orthogon.report.words import decimals, number, percent, printable, without_folders
+from orthogon.report.words import decimals, number, percent, without_folders
 
 SMALLEST = 5
 """Pairs named in a card."""

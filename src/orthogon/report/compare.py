@@ -12,12 +12,13 @@ from torch import Tensor
 
 from orthogon import runs
 from orthogon.matrix import differences, improvement
+from orthogon.printing import printable
 from orthogon.report.heat import distance_maps, ratio_map, value_span
 from orthogon.report.plots import Plot, before_after_plot
 from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run, search_settings
 from orthogon.report.rendering import render
 from orthogon.report.summary import provenance
-from orthogon.report.words import counted, decimals, number, printable
+from orthogon.report.words import counted, decimals, number
 
 MOST_LISTED = 2000
 """Rows of a table of pairs at most."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orthogon import runs
+from orthogon.printing import printable
 from orthogon.report.rendering import render
 from orthogon.report.scanned_words import pair_words, probability_words
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, decimals, duration, number, printable
+from orthogon.report.words import counted, decimals, duration, number
 
 TABLE = "scans.json"
 _RANKS = {"backdoored": 0, "inconclusive": 1, "clean": 3}

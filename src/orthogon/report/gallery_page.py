@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from orthogon import runs
+from orthogon.printing import printable
 from orthogon.report.page import Picture
 from orthogon.report.pictures import difference_uri, image_uri
 from orthogon.report.planted import aim
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, number, printable
+from orthogon.report.words import counted, number
 
 
 @dataclass(frozen=True)

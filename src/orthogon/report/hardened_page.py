@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.compare import Comparison, common_plot, common_table
 from orthogon.report.hardened import HardenedRun, Pick
 from orthogon.report.hardened_words import accuracies, figures, headline, missing_sentences, provenance, share, subtitle
@@ -16,7 +17,7 @@ from orthogon.report.lines import LinePlot, Mark, Point, line_plot
 from orthogon.report.page import Picture, drawing_words, drawn
 from orthogon.report.reading import MeasuredRun, PairRow, pair_name, pair_rows, trigger_pictures
 from orthogon.report.rendering import render
-from orthogon.report.words import command_line, counted, decimals, duration, number, ordinal, percent, printable
+from orthogon.report.words import command_line, counted, decimals, duration, number, ordinal, percent
 
 SMALLEST = 6
 """Closest pairs before, and closest after, whose triggers are drawn; as many lines has the plot of pairs."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.hardened import HardenedRun
 from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import OUTCOMES, counted, decimals, duration, number, printable
+from orthogon.report.words import OUTCOMES, counted, decimals, duration, number
 
 _METHODS = {
     "moth": "MOTH",

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from orthogon.matrix import DistanceMatrix
+from orthogon.printing import printable
 from orthogon.report import colours
 from orthogon.report.reading import PairRow, failures, found_values, pair_name, pair_rows
-from orthogon.report.words import MARKS, decimals, number, percent, printable
+from orthogon.report.words import MARKS, decimals, number, percent
 
 NUMBERED = 20
 """Up to so many classes a heat map's cells hold their numbers."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from orthogon.printing import printable
 from orthogon.report.heat import distance_map
 from orthogon.report.pictures import LONGEST, difference_uri, image_uri, mask_uri, shift_uri
 from orthogon.report.plots import distance_plot
@@ -28,7 +29,7 @@ from orthogon.report.reading import (
 )
 from orthogon.report.rendering import render
 from orthogon.report.summary import figures, headline, provenance, subtitle
-from orthogon.report.words import command_line, decimals, number, percent, printable
+from orthogon.report.words import command_line, decimals, number, percent
 
 FIRST_SHOWN = 12
 """Smallest pairs whose triggers are drawn without unfolding anything."""

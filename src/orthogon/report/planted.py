@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orthogon.report.words import printable
+from orthogon.printing import printable
 
 
 def planting_table(record: Mapping[str, Any]) -> Table:

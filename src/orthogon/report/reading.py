@@ -18,8 +18,9 @@ from torch import Tensor
 
 from orthogon import runs
 from orthogon.matrix import DistanceMatrix
+from orthogon.printing import printable
 from orthogon.protocols import InversionSettings, Stage
-from orthogon.report.words import Size, printable
+from orthogon.report.words import Size
 
 ANY = -1
 """As a victim, every class but the target: so the file of triggers has it."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orthogon.bench.removal import AS_IT_CAME
+from orthogon.printing import printable
 from orthogon.report import colours
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
@@ -18,7 +19,7 @@ from orthogon.report.heat import Cell, HeatMap
 from orthogon.report.planted import aim
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, number, printable, without_folders
+from orthogon.report.words import counted, number, without_folders
 
 FILE = "removal-bench.json"
 """The record in the run's folder; the table and the page lie beside it."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orthogon import runs
+from orthogon.printing import printable
 from orthogon.report.reading import model_name
-from orthogon.report.words import printable
 
 
 @dataclass(frozen=True)

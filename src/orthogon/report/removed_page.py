@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.lines import LinePlot, Mark, Point, line_plot
 from orthogon.report.removed import Change, ClassRow, Glance, RemovedRun
 from orthogon.report.removed_words import command, figures, headline, interval, percent, provenance, subtitle, warnings
 from orthogon.report.rendering import render
-from orthogon.report.words import flat, printable
+from orthogon.report.words import flat
 
 _LISTED = 500
 """Looks in the table at most; removal.json has all."""

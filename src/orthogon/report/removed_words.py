@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
+from orthogon.printing import printable
 from orthogon.report.removed import Change, RemovedRun, Share, changes
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import command_line, counted, duration, printable
+from orthogon.report.words import command_line, counted, duration
 
 UNKNOWN = "No stamped images were given, so that nothing here says whether there was a backdoor, or whether it is gone."
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.page import PairCard, Picture, drawing_words, drawn
 from orthogon.report.pictures import image_uri
 from orthogon.report.reading import model_name
@@ -14,7 +15,7 @@ from orthogon.report.rendering import render
 from orthogon.report.scanned import ScannedRun, SuspectPictures
 from orthogon.report.scanned_words import HEAD, figures, headline, pair_rows, pair_words, rule_words
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import command_line, counted, decimals, number, percent, printable
+from orthogon.report.words import command_line, counted, decimals, number, percent
 
 
 def scan_page(run: ScannedRun) -> str:

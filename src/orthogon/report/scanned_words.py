@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orthogon.report.words import decimals, duration, number, percent, printable
+from orthogon.printing import printable
+from orthogon.report.words import decimals, duration, number, percent
 
 _STYLES = {"clean": "green", "backdoored": "bold red", "inconclusive": "yellow"}
 _PAIRS = 2

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from orthogon.printing import printable
 from orthogon.report import colours
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
@@ -17,7 +18,7 @@ from orthogon.report.planted import aim
 from orthogon.report.rendering import render
 from orthogon.report.scanned_words import pair_words
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, decimals, number, printable, without_folders
+from orthogon.report.words import counted, decimals, number, without_folders
 
 FILE = "scanner-bench.json"
 """The record in the run's folder; the table and the page lie beside it."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.reading import MeasuredRun, PairRow, pair_name, pair_rows
-from orthogon.report.words import OUTCOMES, decimals, number, ordinal, percent, printable
+from orthogon.report.words import OUTCOMES, decimals, number, ordinal, percent
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orthogon.printing import printable
 from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows, universal_rows
 from orthogon.report.standing import planted_sentences
-from orthogon.report.words import count_words, counted, decimals, duration, flat, number, percent, printable
+from orthogon.report.words import count_words, counted, decimals, duration, flat, number, percent
 
 
 def headline(run: MeasuredRun) -> list[str]:

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orthogon.matrix import DistanceMatrix
+from orthogon.printing import printable
 from orthogon.report import colours
 from orthogon.report.compare import Comparison, common_rows
 from orthogon.report.heat import value_span
 from orthogon.report.reading import PairRow, found_values, pair_rows, universal_rows, victim_name
-from orthogon.report.words import MARKS, decimals, number, percent, printable
+from orthogon.report.words import MARKS, decimals, number, percent
 
 WHOLE_MATRIX = 12
 """Up to so many classes the terminal shows the whole matrix."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from orthogon.methods import METHODS
+from orthogon.printing import printable
 
 OUTCOMES = {
     "asr not reached": "no trigger turned enough samples into the target class",
@@ -21,17 +20,6 @@ OUTCOMES = {
 """Why a pair has no distance, in words."""
 MARKS = {"asr not reached": "none", "too few samples": "few", "not finite": "error"}
 """The same in a cell of the heat map."""
-
-
-@lru_cache(maxsize=4096)  # class names come by once for every pair
-def printable(text: str) -> str:
-    """Text with control and direction characters shown as escapes: names come from strangers' folders."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in _sound(text))
-
-
-def _sound(text: str) -> str:
-    """Without lone surrogates, which file systems hand out and UTF-8 refuses."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def decimals(values: Iterable[float]) -> int:

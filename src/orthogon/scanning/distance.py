@@ -88,7 +88,7 @@ class Distance(Scanner):
     families: tuple[str, ...] = ("patch", "colour", "warp", "additive")
     """Of triggers."""
     samples: int = 50
-    """Images per victim to search and judge on; fewer where a class has fewer."""
+    """Images per victim to search and judge on; fewer where a class has fewer, but 20 of all for a universal trigger."""
     pairs_per_class: int = 9
     """Pairs screened of each target class, in both directions; all of them where there are no more."""
     again: int = 4
@@ -197,10 +197,14 @@ class _Look:
         return min(tried, key=self._log, default=None)
 
     def _probe(self, told: Callable[[float], None]) -> None:
-        protocol = replace(SCREEN, samples=at_hand(self.images, self.settings.samples))
+        protocol = replace(SCREEN, samples=self._probed())
         self._keep(
             universal_triggers(self.classifier, self.images, self.family, protocol, drawn_seed(self.generator), on_progress=told)
         )
+
+    def _probed(self) -> int:
+        """Images that a universal trigger is searched on: as many as a pair's, but a scarce class is not to spoil all."""
+        return at_hand(self.images, max(self.samples, min(self.settings.samples, _KNOWN_SAMPLES)))
 
     def _pairs_to_screen(self, told: Callable[[float], None]) -> list[Pair]:
         """All pairs where there are few; else the victims that a partial probe turns most, with their ways back."""
@@ -208,7 +212,7 @@ class _Look:
         if classes - 1 <= most:
             return [Pair(a, b) for a in range(classes) for b in range(classes) if a != b]
         share = min(0.9, 1.2 / (classes - 1))
-        samples = at_hand(self.images, max(self.settings.samples, 2 * (classes - 1)))
+        samples = at_hand(self.images, max(self._probed(), 2 * (classes - 1)))
         partial = replace(SCREEN, samples=samples, settings=replace(SCREEN.settings, asr=share))
         found = universal_triggers(
             self.classifier, self.images, self.family, partial, drawn_seed(self.generator), on_progress=told
