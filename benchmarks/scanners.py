@@ -20,8 +20,8 @@ from common import RESULTS, parser, plain, write_result
 from orthogon import runs
 from orthogon.bench.scanners import KINDS, LABELS, PATCH, PERVASIVE, area, interval
 
-PARTS = ("models", "strangers", "like_trojai")
-"""Models of the zoo, those of others, and those of a set like TrojAI's."""
+PARTS = ("models", "strangers", "like_trojai", "label_specific")
+"""Models of the zoo, those of others, those of a set like TrojAI's, and more with a backdoor from one class to another."""
 Scan: TypeAlias = dict[str, Any]
 
 
@@ -102,13 +102,19 @@ def areas(scans: Iterable[Scan]) -> dict[str, dict[str, Any]]:
     return told
 
 
-def on_the_same(scanners: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The areas of all scanners that have any, on the models that each of them has scanned."""
+def on_the_same(scanners: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The areas on the models that each has scanned: of the scanners that have scanned the most, and of all that have areas."""
     scanned = {
         name: {s["model"]: s for s in told["models"] if s["score"] is not None} for name, told in scanners.items() if told["auc"]
     }
-    names = sorted(set.intersection(*map(set, scanned.values())))
-    return {"models": names} | {name: areas(scans[model] for model in names)["all, all"] for name, scans in scanned.items()}
+    most = max(map(len, scanned.values()))
+    widest = [name for name, scans in scanned.items() if len(scans) == most]
+    groups = []
+    for members in [widest, list(scanned)] if len(widest) < len(scanned) else [widest]:
+        models = sorted(set.intersection(*(set(scanned[name]) for name in members)))
+        auc = {name: areas(scanned[name][model] for model in models)["all, all"] for name in members}
+        groups.append({"models": models, "auc": auc})
+    return groups
 
 
 def _data(scan: Scan) -> str:
@@ -162,9 +168,8 @@ def main() -> None:
         _table(part, [f"`{name}`, above {scanners[name]['threshold']:.3g}" for name in scanners], rows)
     kinds = dict.fromkeys(kind for scanner in scanners.values() for kind in scanner["auc"])
     rows = [[kind, *(_area_word(scanner["auc"].get(kind)) for scanner in scanners.values())] for kind in kinds]
-    rows.append(
-        [f"the {len(record['same_models']['models'])} of all", *(_area_word(record["same_models"].get(n)) for n in scanners)]
-    )
+    for same in record["same_models"]:
+        rows.append([f"the same {len(same['models'])}", *(_area_word(same["auc"].get(name)) for name in scanners)])
     _table("AUC (95 %; poisoned, clean)", [f"`{name}`" for name in scanners], rows)
     print(f"written: benchmarks/results/{path.name}")
 

@@ -221,10 +221,11 @@ def test_only_what_all_scanners_have_scanned_is_compared(load) -> None:
         {"model": f"signs-{i}", "truth": "backdoored" if i % 2 else "clean", "attack": None, "score": float(i)} for i in range(6)
     ]
     told = {"a": {"models": scans, "auc": scanners.areas(scans)}, "b": {"models": scans[:3], "auc": scanners.areas(scans[:3])}}
-    same = scanners.on_the_same({**told, "c": {"models": scans[:1], "auc": {}}})
-    assert same["models"] == ["signs-0", "signs-1", "signs-2"]
-    assert same["a"]["auc"] == same["b"]["auc"] == 0.5
-    assert "c" not in same
+    most, every = scanners.on_the_same({**told, "c": {"models": scans[:1], "auc": {}}})
+    assert (len(most["models"]), list(most["auc"])) == (6, ["a"])
+    assert every["models"] == ["signs-0", "signs-1", "signs-2"]
+    assert {name: area["auc"] for name, area in every["auc"].items()} == {"a": 0.5, "b": 0.5}
+    assert len(scanners.on_the_same({"a": told["a"], "d": told["a"]})) == 1
 
 
 def test_what_ships_is_what_the_measured_models_come_to(load) -> None:
