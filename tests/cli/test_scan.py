@@ -500,13 +500,15 @@ def test_a_single_scan_ends_at_its_time_limit(command: Command) -> None:
 
 
 def test_a_scan_within_its_time_limit_is_that_without_one(tmp_path: Path) -> None:
-    words = [*map(str, MARGINS), "--model", str(MODEL), "--json", "--out", "run"]
+    words = [*map(str, MARGINS), "--model", str(MODEL.parent), "--json", "--out", "run"]
     told = [
         subprocess.run([sys.executable, "-m", "orthogon", *words, *limit], capture_output=True, check=False, cwd=tmp_path)
         for limit in ((), ("--timeout", "600"))
     ]
     assert told[0].returncode == told[1].returncode != 2
     assert json.loads(told[0].stdout) == json.loads(told[1].stdout)
+    assert json.loads(told[1].stdout)["not_scanned"] == [str(MODEL.parent / "trigger.safetensors")]
+    assert told[1].stderr.count(b"not scanned: ") == 1
 
 
 def test_names_in_a_strangers_file_command_no_terminal(command: Command) -> None:

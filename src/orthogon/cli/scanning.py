@@ -62,14 +62,16 @@ def scan_all(words: Scan, screen: Screen) -> Result:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
     if words.timeout is not None and not (words.timeout > 0 and math.isfinite(words.timeout)):
         raise ValueError(f"--timeout must be above 0 seconds, got {words.timeout}")
-    found = named_models((*words.models, *words.more))
+    asked = (*words.models, *words.more)
+    found = named_models(asked)
+    alone = found.alone and words.ray is None
+    if alone and words.timeout is not None:
+        _in_a_process(words, asked[0], screen)
     if told := found.told():
         screen.say(told)
     if not found.models:
         raise ValueError("name a model, or more, with --model F; `orthogon scan list` tells the scanners")
-    if found.alone and words.ray is None:
-        if words.timeout is not None:
-            _in_a_process(words, found.models[0], screen)
+    if alone:
         result = scan_and_write(words, found.models[0], screen)
         return result if words.sarif else replace(result, data=result.data | {"not_scanned": list(found.passed)})
     from orthogon.cli.scanning_fleet import scan_fleet
