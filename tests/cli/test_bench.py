@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from orthogon.bench import GRIDS
-from orthogon.cli import benching, main
+from orthogon.bench import GRIDS, numbers_of
+from orthogon.cli import benching, main, parse
+from orthogon.cli.bench import HardeningBench
 from orthogon.cli.harden import Harden
 from orthogon.cli.screen import Result, Screen
 from orthogon.hardening import HardeningDiverged
@@ -131,3 +132,11 @@ def test_list_and_help_tell_the_grids(command: Command, result: Callable[..., di
         assert name in helped
     assert "no-scheduler" in listed
     assert "svhn-resnet32" in result("bench", "list")["moth-table1"]["subjects"]
+
+
+def test_a_number_that_is_said_counts_although_it_is_a_default() -> None:
+    words = parse(["bench", "deck-table1", "--model", "m", "--data", "d", "--steps", "500", "--updates_per_pick=3"])
+    assert isinstance(words, HardeningBench)
+    assert words.given == ("steps", "updates_per_pick")
+    settings = {row.key: row.settings(numbers_of(words.settings, words.given)) for row in GRIDS["deck-table1"].rows if row.method}
+    assert {(one.steps, one.updates_per_pick) for one in settings.values()} == {(500, 3)}

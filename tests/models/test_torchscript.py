@@ -96,3 +96,15 @@ def test_torchscript_cut_short(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"net\.pt"):
         load_classifier(str(tmp_path / "net.pt"), image_shape=(3, 1, 1))
+
+
+def test_a_network_that_raises_is_refused_in_words(tmp_path: Path) -> None:
+    class Raises(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if images.dim() == 4:
+                raise ValueError("not today")
+            return images
+
+    torch.jit.script(Raises()).save(str(tmp_path / "net.pt"))  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"cannot take images of shape .*not today"):
+        load_classifier(str(tmp_path / "net.pt"), image_shape=(3, 8, 8))
