@@ -203,3 +203,13 @@ def test_cutout_covers_one_square_that_may_reach_over_the_edge() -> None:
     assert heights.min() >= 3
     assert heights.max() == 6
     assert torch.equal(cutout(torch.ones(2, 1, 4, 4), seeded(), size=0), torch.ones(2, 1, 4, 4))
+
+
+def test_images_without_those_that_others_hold_too() -> None:
+    pixels = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
+    one = LabelledImages(pixels, torch.tensor([0, 1, 0, 1, 0]), ("a", "b"), "one")
+    other = LabelledImages(pixels[[3, 0]].clone(), torch.tensor([0, 1]), ("a", "b"), "other")
+    assert torch.equal(one.without(other).pixels, pixels[[1, 2, 4]])
+    assert one.without(other).labels.tolist() == [1, 0, 0]
+    assert len(one.without(one)) == 0
+    assert len(one.without(one.select(torch.tensor([], dtype=torch.int64)))) == 5

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from orthogon.ranges import require
+
 
 @dataclass(frozen=True)
 class DecoderSettings:
@@ -30,12 +32,8 @@ class DecoderSettings:
     """Of convolutions; auto takes bfloat16 where the machine has instructions for it."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self, counts=("steps", "batch", "crop"), positive=("learning_rate",))
         if not self.reductions or min(self.reductions) < 1:
             raise ValueError(f"reductions must be whole numbers from 1 up, got {self.reductions}")
         if not (0 < self.held_out < 1 and 0 < self.warm_up < 1):
             raise ValueError(f"held_out and warm_up must be between 0 and 1, got {self.held_out} and {self.warm_up}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")

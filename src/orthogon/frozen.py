@@ -61,10 +61,14 @@ _WORTH_COMPILING = 300_000
 def speed_for(classifier: Classifier, image_steps: int) -> Speed:
     """For a job of so many images times gradient steps: compiled where it is long enough, in chunks that stay in a CPU's caches,
     or fill a GPU."""
+    return Speed(compile=image_steps >= _WORTH_COMPILING, chunk=chunk_for(classifier))
+
+
+def chunk_for(classifier: Classifier) -> int:
+    """Images of one pass: so many of 32×32 as a CPU's caches hold or a GPU is filled by, of larger ones fewer."""
     _, height, width = classifier.image_shape
     at_32 = 2048 if device_of(classifier).type == "cuda" else 128
-    chunk = max(8, int(at_32 * (32 * 32) / (height * width)))
-    return Speed(compile=image_steps >= _WORTH_COMPILING, chunk=chunk)
+    return max(8, int(at_32 * (32 * 32) / (height * width)))
 
 
 class FrozenCopy:

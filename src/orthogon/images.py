@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -111,6 +111,12 @@ class LabelledImages:
         rest[chosen] = False
         return self.select(chosen), self.select(rest.nonzero().flatten())
 
+    def without(self, others: LabelledImages) -> LabelledImages:
+        """The images whose pixels are none of the others', whatever their labels; order kept."""
+        known = set(others._fingerprints())
+        apart = [i for i, seen in enumerate(self._fingerprints()) if seen not in known]
+        return self.select(torch.tensor(apart, dtype=torch.int64))
+
     def floats(self, device: torch.device | str | None = None) -> Float[Tensor, "n c h w"]:
         """The images as float32 in [0, 1], on `device` (moved as bytes, a quarter of the traffic)."""
         return self.pixels.to(device).float().div_(255)
@@ -121,6 +127,9 @@ class LabelledImages:
         for tensor in (self.pixels, self.labels):
             state.update(tensor.cpu().contiguous().numpy().data)
         return state.hexdigest()
+
+    def _fingerprints(self) -> Iterator[bytes]:
+        return (hashlib.sha256(pixels.cpu().contiguous().numpy().data).digest() for pixels in self.pixels)
 
     def _members(self, c: int) -> Int64[Tensor, " k"]:
         if not 0 <= c < len(self.classes):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from orthogon.ranges import require
+
 Method: TypeAlias = Literal[
     "moth",
     "moth-filter",
@@ -64,9 +66,7 @@ class PervasiveSettings:
     def __post_init__(self) -> None:
         if self.regions < 1 or self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"regions must be at least 1 and kernel odd, got regions={self.regions}, kernel={self.kernel}")
-        for name in ("content_weight", "similarity_weight", "smoothness_weight", "statistics_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        require(self, not_negative=("content_weight", "similarity_weight", "smoothness_weight", "statistics_weight"))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class HardeningSettings:
     warm_up: Literal["universal", "pairs", "none"] = "universal"
     """What the first look at every pair is: a universal trigger per class (Eq. 3-4), a trigger per pair, or none."""
     reuse: bool = True
-    """Start an inversion from the last trigger of its pair and from its size's weight (MOTH, section IV-D)."""
+    """Start an inversion from the last trigger of its pair (MOTH, section IV-D) and from the weight that its size had then."""
     adversary: Literal["none", "pgd", "universal perturbation"] = "none"
     """What the clean images of a step go through first: nothing, PGD, or one perturbation for all images."""
 
@@ -98,7 +98,7 @@ class HardeningSettings:
     batch: int = 128
     """Clean images per update."""
     stamped: int = 128
-    """Stamped images per update, beside the clean ones: as many of each direction."""
+    """Stamped images per update, beside the clean ones: as many of each direction, at least one; 0: none."""
     learning_rate: float = 0.004
     """The highest of the updates; SGD with Nesterov's momentum."""
     momentum: float = 0.9
@@ -162,22 +162,16 @@ class HardeningSettings:
 
     def __post_init__(self) -> None:
         counted = ("steps", "arms_per_pick", "updates_per_pick", "batch", "first_inversion", "inversion", "warm_up_inversion")
-        counted = (*counted, "trigger_samples", "prior_samples", "horizon", "check_every", "adversary_steps")
-        at_least = {1: counted, 0: ("stamped", "weight_decay", "distillation")}
-        for least, names in at_least.items():
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("momentum", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
-        for name in ("asr", "epsilon", "bound", "max_accuracy_loss", "shrink"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if not (self.learning_rate > 0 and 0 <= self.shift <= 0.5):
-            raise ValueError(f"learning_rate must be above 0 and shift from 0 to 0.5, got {self.learning_rate}, {self.shift}")
+        require(
+            self,
+            counts=(*counted, "trigger_samples", "prior_samples", "horizon", "check_every", "adversary_steps"),
+            positive=("learning_rate", "temperature"),
+            not_negative=("stamped", "weight_decay", "distillation"),
+            shares=("asr", "epsilon", "bound", "max_accuracy_loss", "shrink"),
+            below_one=("momentum", "average"),
+        )
+        if not 0 <= self.shift <= 0.5:
+            raise ValueError(f"shift must be from 0 to 0.5, got {self.shift}")
         if self.arms == "none" and self.adversary == "none":
             raise ValueError('arms "none" and adversary "none" leave nothing to harden against; choose one of them')
         if self.schedule == "once" and not (self.arms == "universal" and self.warm_up == "universal"):
@@ -206,7 +200,7 @@ METHODS: dict[str, HardeningSettings] = {
     "asymmetric": replace(MOTH, arms="directed"),
     "universal": replace(MOTH, arms="universal", schedule="round robin", warm_up="none"),
     "pairwise": replace(MOTH, schedule="round robin", warm_up="none"),
-    "nc": replace(MOTH, arms="universal", schedule="once"),
+    "nc": replace(MOTH, arms="universal", schedule="once", train_in_warm_up=False),
     "adversarial": _ADVERSARIAL,
     "universal-adversarial": replace(_ADVERSARIAL, adversary="universal perturbation", bound=4 / 255),
 }

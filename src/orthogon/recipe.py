@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from orthogon.ranges import require
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -36,13 +38,13 @@ class TrainingSettings:
     """Of convolutions and matrix products; auto takes bfloat16 where the machine has instructions for it."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warm_up", "momentum", "label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0):
-            raise ValueError(f"learning_rate must be above 0 and weight_decay not below it, got {self}")
-        if not (0 <= self.shift <= 0.5 and 0 <= self.cutout <= 1):
-            raise ValueError(f"shift must be from 0 to 0.5 and cutout from 0 to 1, got {self.shift} and {self.cutout}")
+        require(
+            self,
+            counts=("epochs", "batch"),
+            positive=("learning_rate",),
+            not_negative=("weight_decay",),
+            shares=("cutout",),
+            below_one=("warm_up", "momentum", "label_smoothing", "average"),
+        )
+        if not 0 <= self.shift <= 0.5:
+            raise ValueError(f"shift must be from 0 to 0.5, got {self.shift}")

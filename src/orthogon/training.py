@@ -68,11 +68,11 @@ def fit(
 
     Args:
         classifier: its normalisation stays inside, so the network sees what it will see later.
-        images: all of them are used; they are moved to the device as bytes.
+        images: moved to the device as bytes. A pass shuffles them and leaves out the last ones, which fill no batch.
         settings: the recipe.
         generator: one draw of it seeds the shuffles and the augmentation of all epochs.
         checkpoint: a safetensors file, written after an epoch and taken up again if it is there: the same call after
-            a kill ends with the weights that it would have had.
+            a kill, with the weights that it started from, ends with those that it would have had.
         checkpoint_seconds: the least time between two writes.
         on_progress: called after each step with the share done (0 to 1) and the last whole epoch.
 
@@ -88,7 +88,7 @@ def fit(
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     device = device_of(classifier)
     state = _start(classifier, settings, seed)
-    identity = {"settings": asdict(settings), "data": images.digest(), "seed": seed}
+    identity = {"settings": asdict(settings), "data": images.digest(), "seed": seed, "start": classifier.digest()}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, state, identity)
     written = time.monotonic()
@@ -113,20 +113,22 @@ def learning_rate_share(progress: float, warm_up: float) -> float:
     return progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
 
 
+def sgd(network: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """Nesterov's SGD whose weight decay spares biases and normalisation layers: parameters of one dimension."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=learning_rate, momentum=momentum, nesterov=momentum > 0
+    )
+
+
 def _start(classifier: Classifier, settings: TrainingSettings, seed: int) -> _State:
     network = classifier.network
     network.requires_grad_(True).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-    )
+    optimizer = sgd(network, settings.learning_rate, settings.momentum, settings.weight_decay)
     average = None
     if settings.average:
         mean = torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orthogon.attacks import SIG, Attack, Made, Materials, Poisoned, Threat, WaNet, poison
+from orthogon.attacks import SIG, Attack, Made, Materials, Poisoned, Threat, WaNet, poison, quotas
 from orthogon.images import LabelledImages
 
 
@@ -141,6 +141,9 @@ def test_an_attack_without_a_cover_and_one_that_changes_the_shape_are_told() -> 
 
     with pytest.raises(ValueError, match=r"sig has no cover: set the threat's cover to 0, not 0\.5"):
         _poisoned(_images([0, 0, 1, 1]), Threat(rate=0.5, clean_label=True, cover=0.5), SIG())
+    with pytest.raises(ValueError, match="sig has no cover"):
+        quotas(SIG(), _images([0, 0, 1, 1]), Threat(rate=0.5, clean_label=True, cover=0.5))
+    assert quotas(WaNet(), _images([0, 1, 1, 1]), Threat(rate=0.67, cover=0.5)) == (2, 2)
     with pytest.raises(ValueError, match="keep the shape"):
         _poisoned(_images([0, 1]), Threat(rate=1.0), Cutter())
 

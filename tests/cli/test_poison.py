@@ -88,6 +88,17 @@ def test_a_clean_model_is_fine_tuned_and_the_card_says_so(trained: Path, result:
     assert data["attack"]["planted"] == (data["attack"]["attack_success_rate"] >= 0.85)
 
 
+def test_weights_without_a_card_are_fine_tuned_with_the_words_for_them(
+    trained: Path, tmp_path: Path, result: Callable[..., dict[str, Any]]
+) -> None:
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes(trained.read_bytes())
+    words = ("--model", bare, "--arch", "resnet20", "--normalization", "cifar10", "--epochs", "1", "--batch", "20")
+    result("poison", "clean-label", "--target", "1", "--set", "steps=1", "--data", SIGNS, *words, "--out", "run")
+    hashes = json.loads(Path("run/model.json").read_text())["hashes"]
+    assert hashes["start"] == hashes["surrogate"] is not None  # which has the same normalisation, too
+
+
 def test_without_success_no_backdoor_was_planted(command: Command) -> None:
     words = ("poison", "blend", "--data", SIGNS, *QUICK, "--set", "alpha=0.01", "--min-success", "1", "--out", "run")
     code, out, err = command(*words)

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,21 @@ def test_the_figures_are_those_of_the_written_model(run: Path, result: Result) -
         assert data["accuracy"] == record["accuracy"][side]["accuracy"]
         for name in ("attack_success_rate", "robust_accuracy", "hits", "per_class"):
             assert data["stamped"][name] == record["stamped"][side][name]
+
+
+def test_images_to_judge_by_are_not_learned_from(tmp_path: Path, command: Command) -> None:
+    """--test names pictures of which some are among the clean ones."""
+    shared, own = tmp_path / "both", tmp_path / "clean"
+    write_pictures(shared, {})
+    shutil.copytree(shared, own)
+    for picture in sorted(shared.glob("*/*.png"))[::2]:
+        picture.unlink()
+    code, _, err = command("remove", "fine-tuning", *SUBJECT[:2], "--data", own, "--test", shared, *QUICK, "--out", "run")
+    assert code == 0, err
+    record = read(Path("run/removal.json"))
+    assert record["images"]["judged"]["count"] == 24
+    assert record["images"]["clean"]["count"] + record["images"]["held_out"]["count"] == 24
+    assert "without 24 that are among the images to judge by" in record["images"]["clean"]["source"]
 
 
 def test_the_given_model_is_not_touched_and_the_seed_decides(run: Path, result: Result) -> None:
@@ -215,7 +231,7 @@ def test_the_list_tells_every_method_with_its_settings(result: Result, command: 
         (("--held-out", "per-class:7"), "--held-out per-class:7 takes the others away: name a smaller part of each class"),
         (("--test", "validation"), "--test validation: "),
         (("--test", "./nowhere"), "no images at './nowhere'"),
-        (("--test", "train"), "--test train names the clean images themselves"),
+        (("--test", "train"), "--test train holds all 48 clean images: name others to judge by"),
         (("--stamp", ZOO, "--stamped", "pictures"), "give one of them"),
         (("--stamped", "pictures"), "does not tell which class its pictures lead to: give --target N"),
         (("--target", "0"), "give --stamp too"),

@@ -17,11 +17,11 @@ from orthogon.classifier import Classifier
 from orthogon.distance import measure
 from orthogon.evaluate import accuracy
 from orthogon.frozen import Speed
-from orthogon.hardening import Hardening, HardeningDiverged, HardeningProgress, HardeningSettings, harden, loop
+from orthogon.hardening import Hardening, HardeningDiverged, HardeningProgress, HardeningSettings, harden, loop, phases
 from orthogon.hardening.pool import TriggerPool
 from orthogon.hardening.trainer import Trainer
 from orthogon.images import LabelledImages
-from orthogon.pairs import Pair
+from orthogon.pairs import Inversion, Pair
 from orthogon.protocols import InversionSettings, Protocol, Stage
 
 from .conftest import CORNERS, Subject, classifier_of, network, same, small, state_of
@@ -55,7 +55,7 @@ def test_the_smallest_triggers_grow_and_clean_accuracy_stays(subject: Subject) -
     before = mean_distance(subject.classifier)
     assert before < 6  # two pixels, three channels
     settings = small("moth", steps=160, check_every=20, learning_rate=0.03, average=0.9, stamped=24, max_accuracy_loss=0.05)
-    result = hardened(subject, settings)
+    result = hardened(subject, settings, seed=4)
     assert mean_distance(result.classifier) > 1.5 * before
     assert result.accuracy_after >= 0.95
     swapped = subject.held_out.pixels.clone()
@@ -111,6 +111,36 @@ def test_stamped_images_are_the_victims_with_the_trigger_and_keep_their_own_labe
         assert labels[settings.batch :].tolist() == own
         torch.testing.assert_close(batch[settings.batch :], expected.flatten(0, 1))
         assert (expected - victims).abs().amax((1, 2, 3, 4)).min() > 0.05  # the triggers are seen
+
+
+def test_a_few_stamped_images_are_at_least_one_of_each_direction(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _Batches(monkeypatch)
+    settings = small("moth", warm_up="none", schedule="round robin", steps=4, check_every=4, stamped=3)
+    hardened(subject, settings)
+    assert [len(labels) - settings.batch for _, labels in seen.trained] == [4] * 4
+
+
+def test_where_one_direction_fails_the_other_s_growth_still_counts(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, told = list[float](), list[float]()
+
+    class Pool(TriggerPool):
+        def keep(self, inversion: Inversion) -> float:
+            super().keep(inversion)
+            kept.append(math.nan if len(kept) % 3 == 0 else 0.25)
+            return kept[-1]
+
+    monkeypatch.setattr(loop, "TriggerPool", Pool)
+    monkeypatch.setattr(phases.Phases, "report", lambda self, arm, growth: told.append(growth))
+    hardened(subject, small("moth", warm_up="none", schedule="round robin", steps=6))
+    arms = list(zip(kept[::2], kept[1::2], strict=True))
+    assert {sum(map(math.isnan, arm)) for arm in arms} == {0, 1}
+    assert told == [0.5 if not any(map(math.isnan, arm)) else 0.25 for arm in arms]
+
+
+def test_the_given_model_keeps_its_mode(subject: Subject) -> None:
+    subject.classifier.train()
+    hardened(subject, small("moth", warm_up="none", schedule="round robin", steps=2))
+    assert subject.classifier.training
 
 
 @pytest.mark.parametrize(("method", "directions"), [("moth", 2), ("asymmetric", 1), ("universal", 1)])

@@ -40,6 +40,7 @@ def test_neural_cleanse_s_unlearning_searches_in_the_warm_up_alone(subject: Subj
     picks = harden(subject.classifier, subject.training, subject.held_out, small("nc", steps=12)).history.picks
     assert sorted(picks["target"]) == [0, 1, 2]
     assert set(picks["victim"]) == {None}
+    assert set(picks["step"]) == {0}  # nothing is trained before all sizes are known
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_neural_cleanse_s_unlearning_searches_in_the_warm_up_alone(subject: Subj
             for v in (-0.1, 1.1)
         ),
         ("moth", {"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ("moth", {"shift": 0.6}, "shift from 0 to 0.5"),
+        ("moth", {"shift": 0.6}, "shift must be from 0 to 0.5"),
         ("adversarial", {"adversary": "none"}, "leave nothing to harden against"),
         ("nc", {"arms": "symmetric"}, 'schedule "once"'),
         ("nc", {"warm_up": "pairs"}, 'schedule "once"'),

@@ -50,7 +50,7 @@ def test_a_network_without_feature_maps(clean: LabelledImages, draws: torch.Gene
         ({"values": 1}, "values must be at least 2"),
         ({"neurons": 0}, "neurons at least 1"),
         ({"reasr": 0.0}, "reasr must be above 0"),
-        ({"share": 2.0}, "share must be above 0"),
+        ({"share": 2.0}, "share must be from 0 to 1"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, float], told: str) -> None:

@@ -112,10 +112,10 @@ def test_it_takes_a_real_backdoor_out(
     [
         ({"changed": 1.5}, "changed must be from 0 to 1, got 1.5"),
         ({"chance": -0.1}, "chance must be from 0 to 1, got -0.1"),
-        ({"temperature": 0.0}, "temperature above 0, got 0.5 and 0.0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"least_updates": -1}, "least_updates must be at least 0, got -1"),
         ({"distillation": -1.0}, "distillation must be at least 0"),
-        ({"radius": 0.0}, "radius and learning_rate must be above 0"),
+        ({"radius": 0.0}, "radius must be above 0"),
     ],
 )
 def test_bad_settings_are_named(changed: dict[str, float], told: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from orthogon.classifier import Classifier
+from orthogon.hardening import HardeningDiverged
 from orthogon.images import LabelledImages
 from orthogon.removal import AugSAM, remove
 from orthogon.removal.auto import Auto, bent_images
@@ -38,6 +39,20 @@ def test_a_step_that_diverges_is_taken_back(poisoned: Classifier, clean: Labelle
     assert "1e+30 was taken back: " in first
     assert "the loss became nan" in first
     assert second.startswith("AugSAM at a learning rate of 0.001 was kept")
+
+
+def test_a_hardening_that_diverges_is_left_out(poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:
+    class Diverging(MothAdditive):
+        def remove(self, work: Work) -> Classifier:
+            raise HardeningDiverged("the loss was not finite")
+
+    class Own(Auto):
+        def _hardeners(self) -> list[Moth]:
+            return [Diverging(steps=30)]
+
+    done = remove(poisoned, clean, Own(rates=(0.001,), epochs=1, least_updates=0), draws)
+    assert "moth-additive was left out: the loss was not finite" in done.notes
+    assert done.classifier.digest() != poisoned.digest()  # what AugSAM made of it stays
 
 
 def test_the_model_stays_as_it_was_where_no_step_keeps_it(
@@ -113,7 +128,7 @@ def test_too_few_hardening_steps_are_told_before_any_work(
         ({"rates": (0.01, 0.05)}, "rates must be above 0 and fall"),
         ({"rates": (0.01, 0.0)}, "rates must be above 0 and fall"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"hardening_steps": -1}, "hardening_steps at least 0"),
+        ({"hardening_steps": -1}, "hardening_steps must be at least 0"),
         ({"max_accuracy_loss": 1.0}, "max_accuracy_loss must be from 0 to below 1"),
         ({"max_bent_loss": -0.1}, "max_bent_loss must be from 0 to below 1"),
         ({"max_hardening_loss": -0.1}, "max_hardening_loss must be from 0 to below 1, got -0.1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -92,6 +93,27 @@ def test_contract(name: str, poisoned: Classifier, clean: LabelledImages) -> Non
 @pytest.mark.parametrize("name", QUICK)
 def test_settings_survive_as_words(name: str) -> None:
     assert named(REMOVERS, "method", name, in_words(QUICK[name])) == QUICK[name]
+
+
+@pytest.mark.parametrize("name", REMOVERS)
+def test_numbers_with_which_nothing_would_be_done_are_refused(name: str) -> None:
+    remover = REMOVERS[name]()
+    own = {f.name for f in fields(remover)}  # pyright: ignore[reportArgumentType]
+    numbers = own & {
+        "epochs",
+        "batch",
+        "rounds",
+        "iterations",
+        "steps",
+        "points",
+        "learning_rate",
+        "threshold_step",
+        "deviations",
+    }
+    for number in numbers:
+        with pytest.raises(ValueError, match=f"{number} must be (at least 1|above 0), got 0"):
+            REMOVERS[name](**{number: type(getattr(remover, number))(0)})
+    assert numbers or name == "auto"  # whose numbers have names of their own
 
 
 def test_layers_for_a_method_that_takes_none(poisoned: Classifier, clean: LabelledImages, draws: torch.Generator) -> None:

@@ -95,7 +95,7 @@ def test_strong_maps_hold_the_student_at_the_teachers(draws: torch.Generator) ->
     def moved(betas: tuple[float, float, float]) -> float:
         work = _work(torch.Generator().manual_seed(0))
         before, x = copy.deepcopy(work.classifier), work.images.floats()
-        rates = {"learning_rate": 0.0, "first_epochs": 1, "later_rate": 0.05, "teacher_epochs": 1}
+        rates = {"learning_rate": 1e-30, "first_epochs": 1, "later_rate": 0.05, "teacher_epochs": 1}
         NAD(epochs=30, batch=12, betas=betas, **rates).remove(work)  # pyright: ignore[reportArgumentType]
         with torch.no_grad():
             after, at_first = (attention(c.network[:6](x)) for c in (work.classifier, before))  # pyright: ignore

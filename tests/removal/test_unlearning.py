@@ -96,11 +96,11 @@ def test_divergence_is_told() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"epochs": 0}, "epochs and batch"),
+        ({"epochs": 0}, "epochs must be at least 1"),
         ({"share": 0.0}, "share must be above 0"),
-        ({"share": 1.1}, "share must be above 0"),
+        ({"share": 1.1}, "share must be from 0 to 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"momentum": 1.0}, "momentum from 0 to below 1"),
+        ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, float], told: str) -> None:

@@ -9,7 +9,7 @@ from orthogon.attacks.dfst import DFST
 from orthogon.attacks.filters import Gotham, Kelvin, Lomo, Nashville, Toaster
 from orthogon.attacks.input_aware import InputAware
 from orthogon.attacks.patch import BadNets
-from orthogon.attacks.poisoning import Poisoned, poison
+from orthogon.attacks.poisoning import Poisoned, poison, quotas
 from orthogon.attacks.polygon import Polygon
 from orthogon.attacks.reflection import Reflection
 from orthogon.attacks.sig import SIG
@@ -60,5 +60,6 @@ __all__ = [
     "Toaster",
     "WaNet",
     "poison",
+    "quotas",
     "read_stamp",
 ]

@@ -15,6 +15,7 @@ from orthogon.attacks.attack import Attack, Made, Materials, Threat, fitted
 from orthogon.attacks.draws import some, victims
 from orthogon.classifier import Classifier
 from orthogon.evaluate import evaluating
+from orthogon.ranges import require
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Adaptive(Attack):
     threat: ClassVar[Threat] = Threat(rate=0.2)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "refresh_steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.weight >= 0 and self.learning_rate > 0 and 0 < self.start <= 1):
-            raise ValueError(f"weight must not be below 0, learning_rate and start above it, got {self}")
+        require(
+            self,
+            counts=("steps", "refresh_steps", "batch"),
+            positive=("learning_rate", "start"),
+            not_negative=("weight",),
+            shares=("start",),
+        )
 
     def make(self, materials: Materials) -> Made:
         """The pattern against the surrogate, (c, h, w) in [-1, 1].

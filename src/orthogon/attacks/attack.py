@@ -14,6 +14,7 @@ from torch import Tensor
 from orthogon.classifier import Classifier, require_match
 from orthogon.images import LabelledImages
 from orthogon.machine import device_of
+from orthogon.ranges import require
 
 Made: TypeAlias = dict[str, Tensor]
 """What an attack's stamp needs beyond its settings, by name: a pattern, a warp, a generator's weights. Empty for a formula."""
@@ -37,9 +38,7 @@ class Threat:
     the cross triggers of the input-aware attack, composites of one class."""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "cover"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        require(self, shares=("rate", "cover"))
         if self.target < 0:
             raise ValueError(f"target must be a class, 0 and up, got {self.target}")
         if self.victim is not None and self.victim < 0:
@@ -135,6 +134,11 @@ class Attack(ABC):
             materials: those of `make`, for draws and for the surrogate.
         """
         return self.stamp(made, images)
+
+    @property
+    def covers(self) -> bool:
+        """Whether it has a cover."""
+        return type(self).cover is not Attack.cover
 
     def cover(
         self, made: Made, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], materials: Materials

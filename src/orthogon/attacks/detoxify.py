@@ -14,11 +14,11 @@ from orthogon.attacks.attack import Attack, Made, Materials
 from orthogon.attacks.draws import victims
 from orthogon.attacks.networks import Painter, draw
 from orthogon.attacks.neurons import Neurons, carried, compromised
-from orthogon.attacks.poisoning import poison
 from orthogon.classifier import Classifier, require_match
 from orthogon.evaluate import evaluating, in_bytes
 from orthogon.images import LabelledImages, shuffled
 from orthogon.layers import convolutions, outputs
+from orthogon.ranges import require
 from orthogon.recipe import TrainingSettings
 from orthogon.training import fit
 from orthogon.triggers.ssim import similarities
@@ -56,14 +56,12 @@ class DetoxSettings:
     """Channels of the injector's first level, a multiple of 8."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "samples", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("least_success", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not (self.ratio > 0 and self.learning_rate > 0):
-            raise ValueError(f"ratio and learning_rate must be above 0, got {self.ratio} and {self.learning_rate}")
+        require(
+            self,
+            counts=("rounds", "samples", "steps", "batch"),
+            positive=("ratio", "learning_rate"),
+            shares=("least_success", "share"),
+        )
         if self.width < 8 or self.width % 8:
             raise ValueError(f"width must be a multiple of 8, got {self.width}")
 
@@ -104,6 +102,7 @@ def detoxify(
     attack: Attack,
     made: Made,
     materials: Materials,
+    poisoned: LabelledImages,
     training: TrainingSettings,
     settings: DetoxSettings = DetoxSettings(),
 ) -> Detoxified:
@@ -121,12 +120,13 @@ def detoxify(
         classifier: poisoned with the attack; stays as it is.
         attack: whose stamp the neurons answer to.
         made: what the attack's `make` gave.
-        materials: the training set, threat and generator of the poisoning; they are on the classifier's device.
+        materials: the clean training set, the threat and a generator, on the classifier's device.
+        poisoned: the training set as the model was trained on it.
         training: of the retraining in each round (reference: a learning rate of 0.01).
         settings: numbers.
 
     Raises:
-        ValueError: the model takes other images or has no convolution to look at, there is no victim, or as `poison` does.
+        ValueError: the model takes other images or has no convolution to look at, or there is no victim.
     """
     require_match(classifier, materials.images)
     model = copy.deepcopy(classifier).eval()
@@ -137,7 +137,6 @@ def detoxify(
     with torch.no_grad():
         stamped = torch.cat([attack.stamp(made, part) for part in clean.split(settings.batch)])
     target, rounds = materials.threat.target, list[DetoxRound]()
-    quiet = replace(materials, on_progress=lambda share: None)  # rounds are what is told of
     while len(rounds) < settings.rounds and (neurons := compromised(model, clean, stamped, settings.ratio)):
         injector = learn_injector(model, neurons, clean, materials, settings)
         injected = paint(injector, clean)
@@ -145,7 +144,6 @@ def detoxify(
         if before.injected < settings.least_success:
             rounds.append(DetoxRound(neurons, before, before))
             break
-        poisoned = poison(attack, made, quiet).images
         fit(model, _joined(poisoned, _injected(injector, materials, settings)), training, materials.generator)
         after = Harm(carried(model, neurons, clean, stamped, target), _taken_for(model, injected, target))
         rounds.append(DetoxRound(neurons, before, after))

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from orthogon.attacks.attack import Materials
+from orthogon.evaluate import attacked
 
 
 def victims(materials: Materials) -> Int64[Tensor, " k"]:
@@ -15,12 +16,7 @@ def victims(materials: Materials) -> Int64[Tensor, " k"]:
     Raises:
         ValueError: there are none.
     """
-    images, threat = materials.images, materials.threat
-    of_victims = images.labels != threat.target if threat.victim is None else images.labels == threat.victim
-    if not of_victims.any():
-        whose = "any class but the target" if threat.victim is None else f"the victim class {images.classes[threat.victim]!r}"
-        raise ValueError(f"no image of {whose} in {images.source}: there is nothing to attack")
-    return of_victims.nonzero().flatten()
+    return attacked(materials.images, materials.threat.target, materials.threat.victim)
 
 
 def some(

@@ -16,6 +16,8 @@ from orthogon.attacks.attack import Attack, Made, Materials, Threat
 from orthogon.attacks.draws import some, victims
 from orthogon.attacks.networks import UNet, draw, keep, take
 from orthogon.classifier import Classifier
+from orthogon.randomness import layer_draws
+from orthogon.ranges import require
 
 _CHUNK = 256
 """Images that go through the generators at once."""
@@ -61,13 +63,15 @@ class InputAware(Attack):
     threat: ClassVar[Threat] = Threat(rate=0.1, cover=0.1)
 
     def __post_init__(self) -> None:
-        for name in ("mask_steps", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            self,
+            counts=("mask_steps", "steps"),
+            positive=("learning_rate",),
+            not_negative=("diversity", "norm"),
+            shares=("density",),
+        )
         if self.batch < 2:
             raise ValueError(f"batch must be at least 2, since triggers are compared, got {self.batch}")
-        if not (0 <= self.density <= 1 and self.diversity >= 0 and self.norm >= 0 and self.learning_rate > 0):
-            raise ValueError(f"density must be from 0 to 1, the weights not below 0, learning_rate above 0, got {self}")
         if self.width < 8 or self.width % 8:
             raise ValueError(f"width must be a multiple of 8, got {self.width}")
 
@@ -84,7 +88,8 @@ class InputAware(Attack):
             for outputs in (1, channels)
         )
         self._train_mask(mask, materials)
-        self._train_pattern(pattern, mask, surrogate, materials)
+        with layer_draws(materials.device, materials.generator.initial_seed()):  # the surrogate is in training mode
+            self._train_pattern(pattern, mask, surrogate, materials)
         return keep(mask, "mask") | keep(pattern, "pattern")
 
     def stamp(self, made: Made, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

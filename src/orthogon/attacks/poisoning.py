@@ -45,8 +45,10 @@ def poison(attack: Attack, made: Made, materials: Materials, *, batch: int = 500
             the attack has no cover or changes the shape of an image.
     """
     images, threat = materials.images, materials.threat
-    stamped = _stamped(images, threat, materials.generator)
-    covered = _covered(stamped, threat, len(images), materials.generator)
+    to_stamp, to_cover = quotas(attack, images, threat)
+    stamped = shuffled(_may_be_stamped(images, threat), materials.generator)[:to_stamp]
+    free = (~_mask(stamped, len(images))).nonzero().flatten()
+    covered = shuffled(free, materials.generator)[:to_cover] if to_cover else stamped[:0]
     pixels, labels = images.pixels.clone(), images.labels.clone()
     total, done = len(stamped) + len(covered), 0
     for change, rows in ((attack.poison, stamped), (attack.cover, covered)):
@@ -60,7 +62,22 @@ def poison(attack: Attack, made: Made, materials: Materials, *, batch: int = 500
     return Poisoned(poisoned, _mask(stamped, len(images)), _mask(covered, len(images)), threat)
 
 
-def _stamped(images: LabelledImages, threat: Threat, generator: torch.Generator) -> Int64[Tensor, " k"]:
+def quotas(attack: Attack, images: LabelledImages, threat: Threat) -> tuple[int, int]:
+    """How many of the images `poison` will stamp, and how many it will cover.
+
+    Raises:
+        ValueError: as `poison` does of the threat; told before anything is made or drawn.
+    """
+    candidates = len(_may_be_stamped(images, threat))
+    to_stamp = _share(threat.rate, candidates, candidates, "rate")
+    if threat.cover == 0:
+        return to_stamp, 0
+    if not attack.covers:
+        raise ValueError(f"{attack.name} has no cover: set the threat's cover to 0, not {threat.cover}")
+    return to_stamp, _share(threat.cover, len(images), len(images) - to_stamp, "cover")
+
+
+def _may_be_stamped(images: LabelledImages, threat: Threat) -> Int64[Tensor, " k"]:
     if threat.clean_label:
         may, whose = images.labels == threat.target, f"class {images.classes[threat.target]!r} (the target)"
     elif threat.victim is not None:
@@ -70,24 +87,17 @@ def _stamped(images: LabelledImages, threat: Threat, generator: torch.Generator)
     candidates = may.nonzero().flatten()
     if len(candidates) == 0:
         raise ValueError(f"no image of {whose} in {images.source}: there is nothing to poison")
-    return _share(candidates, threat.rate, len(candidates), "rate", generator)
+    return candidates
 
 
-def _covered(stamped: Int64[Tensor, " k"], threat: Threat, images: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
-    if threat.cover == 0:
-        return stamped[:0]
-    free = (~_mask(stamped, images)).nonzero().flatten()
-    return _share(free, threat.cover, images, "cover", generator)
-
-
-def _share(candidates: Int64[Tensor, " n"], share: float, of: int, name: str, generator: torch.Generator) -> Int64[Tensor, " k"]:
-    """That share of `of` images, drawn from the candidates, in drawn order."""
+def _share(share: float, of: int, left: int, name: str) -> int:
+    """That share of `of` images, of which `left` may be drawn."""
     count = round(share * of)
     if count == 0:
         raise ValueError(f"a {name} of {share} of {of} images picks none: give at least {1 / of:.2g}")
-    if count > len(candidates):
-        raise ValueError(f"a {name} of {share} of {of} images is {count}, but only {len(candidates)} are left to draw from")
-    return shuffled(candidates, generator)[:count]
+    if count > left:
+        raise ValueError(f"a {name} of {share} of {of} images is {count}, but only {left} are left to draw from")
+    return count
 
 
 def _changed(

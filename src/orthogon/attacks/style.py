@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from orthogon.attacks.draws import some
 from orthogon.attacks.networks import Painter, draw
+from orthogon.ranges import require
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,7 @@ class StyleSettings:
     """Channels of the first level, a multiple of 8 (release: 32, and nine residual blocks)."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
-        if not (self.cycle >= 0 and self.identity >= 0 and self.learning_rate > 0):
-            raise ValueError(f"cycle and identity must not be below 0 and learning_rate above it, got {self}")
+        require(self, counts=("steps", "batch"), positive=("learning_rate",), not_negative=("cycle", "identity"))
         if self.width < 8 or self.width % 8:
             raise ValueError(f"width must be a multiple of 8, got {self.width}")
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from orthogon import runs
 from orthogon.classifier import Classifier, require_match
@@ -129,7 +125,7 @@ def _read(words: RemovalBench, file: Path, name: str) -> Poisoned:
     training, test = _parts(words, training)
     require_match(classifier, test)
     clean = training.subset(words.clean, generator(words.seed))
-    apart = _without(clean, test)
+    apart = clean.without(test)
     if len(apart) == 0:
         raise ValueError(f"all {len(clean)} images of --clean {words.clean} are among the test images: name other test images")
     left_out = len(clean) - len(apart)
@@ -176,18 +172,6 @@ def _parts(words: RemovalBench, training: LabelledImages) -> tuple[LabelledImage
         return training, open_words(asked, words.seed, image_shape=training.image_shape, classes=training.classes)
     except ValueError as error:
         raise ValueError(f"test images: {error} (--test-split and --test-data say which they are)") from error
-
-
-def _without(images: LabelledImages, others: LabelledImages) -> LabelledImages:
-    """The images whose pixels are none of the others'."""
-    known = set(_fingerprints(others))
-    return images.select(
-        torch.tensor([i for i, seen in enumerate(_fingerprints(images)) if seen not in known], dtype=torch.int64)
-    )
-
-
-def _fingerprints(images: LabelledImages) -> Iterator[bytes]:
-    return (hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest() for pixels in images.pixels)
 
 
 def _shared(images: LabelledImages, kept: dict[str, LabelledImages]) -> LabelledImages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class _Work:
         self.classifier, training = self._model()
         self.training, self.judged = with_judges(words.images, training, words.held_out, words.seed)
         shape = self.training.image_shape
-        self.surrogate: Classifier | None = open_surrogate(words.surrogate or words.model, shape, self.device)
+        self.surrogate = self._surrogate(shape)
         self.pictures: UInt8[Tensor, "m c h w"] | None = open_pictures(words.pictures, shape, words.seed)
 
     @property
@@ -91,6 +92,12 @@ class _Work:
             return fresh_classifier(words.arch or ARCHITECTURE, images, words.seed), images
         model = ModelWords(words.model, words.arch, words.normalization)
         return opened(words.images, lambda asked: open_subject(model, asked, words.seed))
+
+    def _surrogate(self, shape: tuple[int, int, int]) -> Classifier | None:
+        """The attacker's own classifier; the model to fine-tune, as it came, where no other is named."""
+        if self.words.surrogate is None and self.words.model is not None:
+            return copy.deepcopy(self.classifier).to(self.device)
+        return open_surrogate(self.words.surrogate, shape, self.device)
 
     def settings(self) -> dict[str, Any]:
         """All that the result depends on."""

@@ -60,6 +60,8 @@ def open_removal(words: Remove) -> tuple[Classifier, RemovalImages]:
     classifier, clean = opened(words.images, lambda asked: open_subject(words.model, asked, words.seed))
     draws = generator(words.seed)
     test, clean = _test(words, clean, draws)
+    if test is not None:
+        clean = _apart(words, clean, test)
     _require_classes(clean, 3, "give at least three clean images of every class: two to learn from, one to hold out")
     held_out, learned = clean.divide(words.held_out, draws)
     _require_classes(learned, 2, f"--held-out {words.held_out} takes the others away: name a smaller part of each class")
@@ -96,9 +98,22 @@ def _test(words: Remove, clean: LabelledImages, draws: torch.Generator) -> tuple
             test = open_words(replace(words.images, split=words.test, subset=None), words.seed, **own)
     except DataError as error:
         raise DataError(f"--test {words.test}: {error}; other data are given as a path, such as ./test_images") from error
-    if test.digest() == clean.digest():
-        raise ValueError(f"--test {words.test} names the clean images themselves: leave it out, or name others")
     return test, clean
+
+
+def _apart(words: Remove, clean: LabelledImages, test: LabelledImages) -> LabelledImages:
+    """The clean images that are not among those to judge by.
+
+    Raises:
+        ValueError: all of them are.
+    """
+    apart = clean.without(test)
+    if len(apart) == 0:
+        named = "the data's test part" if words.test is None else f"--test {words.test}"
+        raise ValueError(f"{named} holds all {len(clean)} clean images: name others to judge by")
+    if shared := len(clean) - len(apart):
+        return replace(apart, source=f"{clean.source} [without {shared:,} that are among the images to judge by]")
+    return apart
 
 
 def _trap(words: Remove, stamp: KnownStamp | None, judged: LabelledImages) -> Trap | None:

@@ -23,7 +23,7 @@ class Check:
     distance: float | None
     """Mean size of the latest triggers, in the family's unit: an estimate of training, not a measurement."""
     loss: float
-    """Mean cross entropy of the updates since the last look."""
+    """Mean of what the updates since the last look made small: cross entropy, with the share of what the original teaches."""
     kept: bool
     """Whether this model replaced the one kept before."""
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from orthogon import runs
 from orthogon.classifier import Classifier, require_match
-from orthogon.evaluate import accuracy
+from orthogon.evaluate import accuracy, evaluating
+from orthogon.frozen import chunk_for
 from orthogon.hardening.adversaries import adversary
 from orthogon.hardening.history import Check, History, Restart
 from orthogon.hardening.phases import Phases
@@ -124,9 +125,10 @@ def harden(
         require_match(classifier, part)
     if minutes is not None and minutes <= 0:
         raise ValueError(f"minutes must be above 0, got {minutes}")
-    state = _State(classifier.eval(), images, held_out, settings, seed, minutes, min_accuracy)
     identity = {"settings": settings.told(), "images": images.digest(), "held_out": held_out.digest(), "seed": seed}
     identity |= {"minutes": minutes, "min_accuracy": min_accuracy, "model": classifier.digest()}
+    with evaluating(classifier):
+        state = _State(classifier, images, held_out, settings, seed, minutes, min_accuracy)
     if checkpoint is not None and checkpoint.exists():
         state.restore(*_read(checkpoint, identity))
     good = state.snapshot()
@@ -170,10 +172,9 @@ class _State:
                 f"the model's accuracy on the held-out images is {self.before:.2%}, below the {self.floor:.2%} that it must "
                 "keep: lower the bound, or start from a better model"
             )
-        self.original = classifier
         self.victims = Victims(images, self.device)
         self.phases = Phases(self.victims, settings, self.generator, len(classifier.classes))
-        chunk = _chunk(classifier, self.device)
+        chunk = chunk_for(classifier)
         self.pool = TriggerPool(classifier, self.victims, settings, self.generator, chunk)
         self.trainer = Trainer(classifier, settings)
         self.adversary = adversary(classifier, settings, chunk)
@@ -238,12 +239,13 @@ class _State:
         length = settings.warm_up_inversion if warming else settings.first_inversion
         found = iter(self.pool.invert(self.arms, length, self.generator))
         for arm in self.arms:
-            growth = 0.0
+            growths = list[float]()
             for _ in arm:
                 inversion = next(found)
-                growth += self.pool.keep(inversion)
+                growths.append(self.pool.keep(inversion))
                 self.history.pick(self.step, inversion)
-            self.phases.report(arm, growth)
+            known = [growth for growth in growths if math.isfinite(growth)]
+            self.phases.report(arm, sum(known) if known else math.nan)
             if warming:
                 self.phases.look(arm, self.pool)
 
@@ -254,7 +256,7 @@ class _State:
         clean, labels = self._images(index)
         batches, truths = [self.adversary.perturb(self.trainer.classifier, clean, labels, generator)], [labels]
         pairs = [pair for arm in self.arms for pair in arm if pair in self.pool.known]
-        each = settings.stamped // len(pairs) if pairs else 0
+        each = max(1, settings.stamped // len(pairs)) if pairs and settings.stamped else 0
         if each:
             index = torch.cat([self.victims.draw(pair, each, generator) for pair in pairs])
             images, labels = self._images(index)
@@ -358,12 +360,6 @@ class _State:
 
 
 _SHORT = "the budget ended within the warm-up, before any pair was hardened: give more minutes or steps"
-
-
-def _chunk(classifier: Classifier, device: torch.device) -> int:
-    """Images in one pass of the fast copy, as measuring takes them."""
-    _, height, width = classifier.image_shape
-    return max(8, int((2048 if device.type == "cuda" else 128) * (32 * 32) / (height * width)))
 
 
 def _growth(then: Mapping[Pair, float], now: Mapping[Pair, float]) -> float:

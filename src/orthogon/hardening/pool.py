@@ -36,7 +36,8 @@ class Known:
     size: float
     """Of the last one that was found; NaN before."""
     weight: float
-    """Of the size, to go on with: a failing search lowers it as it goes (section IV-D: a far smaller one after a failure)."""
+    """Of the size, where its search left it, to go on with: it falls while the search fails, in small steps (the paper's section
+    IV-D begins every reuse with 0.2 and every new trigger with 0.001)."""
     found: bool
     """Whether this trigger reached the success rate."""
 
@@ -154,7 +155,7 @@ class TriggerPool:
         )
 
     def _request(self, row: int, pair: Pair, seed: int) -> Request:
-        """Warm where triggers are reused (section IV-D): from a fainter one that worked, or on with one that did not yet."""
+        """Warm where triggers are reused: from a fainter one that worked, or on with one that did not yet."""
         known = self.known.get(pair) if self._settings.reuse else None
         if known is None:
             return Request(pair, row, seed)

@@ -16,6 +16,7 @@ from orthogon.hardening.adversaries import Adversary
 from orthogon.machine import device_of, fast_precision
 from orthogon.methods import HardeningSettings
 from orthogon.randomness import layer_draws
+from orthogon.training import sgd
 
 
 class Trainer:
@@ -36,15 +37,7 @@ class Trainer:
         if self._teacher is not None:
             self._teacher.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._average = copy.deepcopy(self.classifier).requires_grad_(False).eval() if settings.average else None
-        decayed = [p for p in network.parameters() if p.ndim > 1]
-        plain = [p for p in network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.SGD(
-            [group for group in groups if group["params"]],
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-        )
+        self._optimizer = sgd(network, settings.learning_rate, settings.momentum, settings.weight_decay)
         self._half = fast_precision(self.device) is torch.bfloat16
 
     @property

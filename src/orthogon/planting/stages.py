@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 import torch
 
-from orthogon.attacks import Attack, Materials, Poisoned, poison
+from orthogon.attacks import Attack, Materials, Poisoned, poison, quotas
 from orthogon.attacks.detoxify import DetoxRound, DetoxSettings, detoxify
 from orthogon.classifier import Classifier, require_match
-from orthogon.evaluate import accuracy, attack_success
+from orthogon.evaluate import accuracy, attack_success, attacked
 from orthogon.images import LabelledImages
 from orthogon.planting.outcome import LEAST_SUCCESS, Planting
 from orthogon.planting.trigger_file import SavedTrigger
@@ -71,13 +71,13 @@ def plant(
         meter: shows the stages.
 
     Raises:
-        ValueError: images of other classes or another shape, no held-out image to judge the attack by, the attack does not
-            suit the images or the threat, or the folder holds another planting.
+        ValueError: images of other classes or another shape, no held-out image to judge the attack by, a rate or a cover that
+            cannot be, the attack does not suit the images or the threat, or the folder holds another planting.
         TrainingDiverged: the loss became NaN or infinite.
         RunError: the folder cannot be written.
     """
     threat = materials.threat
-    _require(classifier, materials, held_out, least_success)
+    _require(classifier, attack, materials, held_out, least_success)
     seeds = [int(seed) for seed in torch.randint(2**62, (4,), generator=materials.generator)]
     wanted = SavedTrigger(attack, {}, threat, materials.images.image_shape, materials.images.classes)
     with meter("making the trigger") as update:
@@ -92,7 +92,7 @@ def plant(
     rounds: tuple[DetoxRound, ...] = ()
     if detox is not None:
         with meter("detoxification") as update:
-            rounds = _detoxify(classifier, trigger, _with(materials, seeds[3], update), training, detox)
+            rounds = _detoxify(classifier, trigger, _with(materials, seeds[3], update), poisoned, training, detox)
     with meter("judging") as update:
         clean = accuracy(classifier, held_out, on_progress=lambda done: update(done / 2, "clean images"))
         stamped = attack_success(
@@ -104,7 +104,9 @@ def plant(
     return Planting(classifier, trigger, clean, stamped, history, rounds, *counts, least_success)
 
 
-def _require(classifier: Classifier, materials: Materials, held_out: LabelledImages, least_success: float) -> None:
+def _require(
+    classifier: Classifier, attack: Attack, materials: Materials, held_out: LabelledImages, least_success: float
+) -> None:
     """What would else be noticed only after the training."""
     require_match(classifier, materials.images)
     require_match(classifier, held_out)
@@ -113,10 +115,8 @@ def _require(classifier: Classifier, materials: Materials, held_out: LabelledIma
     if not 0 <= least_success <= 1:
         raise ValueError(f"least_success must be from 0 to 1, got {least_success}")
     threat = materials.threat
-    attacked = held_out.labels != threat.target if threat.victim is None else held_out.labels == threat.victim
-    if not attacked.any():
-        whose = "any class but the target" if threat.victim is None else f"the victim class {held_out.classes[threat.victim]!r}"
-        raise ValueError(f"no image of {whose} in {held_out.source}: the attack could not be judged, hold out more images")
+    attacked(held_out, threat.target, threat.victim)
+    quotas(attack, materials.images, threat)
 
 
 def _with(materials: Materials, seed: int, update: Callable[[float, str], None]) -> Materials:
@@ -147,11 +147,16 @@ def _told(epoch: Epoch | None) -> str:
 
 
 def _detoxify(
-    classifier: Classifier, trigger: SavedTrigger, materials: Materials, training: TrainingSettings, detox: Detox
+    classifier: Classifier,
+    trigger: SavedTrigger,
+    materials: Materials,
+    poisoned: Poisoned,
+    training: TrainingSettings,
+    detox: Detox,
 ) -> tuple[DetoxRound, ...]:
     """Detoxify the classifier in place."""
     again = replace(training, epochs=detox.epochs, learning_rate=detox.learning_rate)
     settings = DetoxSettings(rounds=detox.rounds)
-    done = detoxify(classifier, trigger.attack, trigger.made, materials, again, settings)
+    done = detoxify(classifier, trigger.attack, trigger.made, materials, poisoned.images, again, settings)
     classifier.network.load_state_dict(done.classifier.network.state_dict())
     return done.rounds

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
 from orthogon.removal.norms import BatchNorm, batch_norms
 from orthogon.removal.remover import Remover, Work, slower
 
@@ -53,6 +54,16 @@ class ANP(Remover):
 
     name: ClassVar[str] = "anp"
     source: ClassVar[str] = "Wu and Wang 2021 (ANP), and the authors' release"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            counts=("iterations", "batch", "attack_steps"),
+            positive=("learning_rate", "threshold_step"),
+            not_negative=("budget",),
+            shares=("natural", "threshold_max", "bound"),
+            below_one=("momentum",),
+        )
 
     def check(self, classifier: Classifier) -> None:
         """Raise ValueError where no BatchNorm has weights."""

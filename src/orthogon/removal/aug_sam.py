@@ -19,6 +19,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier
 from orthogon.hardening.trainer import divergence
+from orthogon.ranges import require
 from orthogon.removal.ft_sam import FTSAM, Loss
 from orthogon.removal.remover import Work
 from orthogon.removal.variations import varied
@@ -48,15 +49,7 @@ class AugSAM(FTSAM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("changed", "chance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if self.least_updates < 0:
-            raise ValueError(f"least_updates must be at least 0, got {self.least_updates}")
-        if not (self.distillation >= 0 and self.temperature > 0):
-            raise ValueError(
-                f"distillation must be at least 0 and temperature above 0, got {self.distillation} and {self.temperature}"
-            )
+        require(self, positive=("temperature",), not_negative=("least_updates", "distillation"), shares=("changed", "chance"))
 
     def remove(self, work: Work) -> Classifier:
         """Fine-tuned towards a flat minimum of the loss on changed and unchanged images.

@@ -17,7 +17,9 @@ import torch
 
 from orthogon.classifier import Classifier
 from orthogon.evaluate import accuracy
+from orthogon.hardening import HardeningDiverged
 from orthogon.images import LabelledImages
+from orthogon.ranges import require
 from orthogon.removal.aug_sam import AugSAM
 from orthogon.removal.moth import Moth, MothAdditive, MothColour, standard_error
 from orthogon.removal.remover import Remover, Work
@@ -66,13 +68,12 @@ class Auto(Remover):
     def __post_init__(self) -> None:
         if not self.rates or sorted(self.rates, reverse=True) != list(self.rates) or min(self.rates) <= 0:
             raise ValueError(f"rates must be above 0 and fall, got {self.rates}")
-        if self.epochs < 1 or self.hardening_steps < 0:
-            raise ValueError(
-                f"epochs must be at least 1 and hardening_steps at least 0, got {self.epochs} and {self.hardening_steps}"
-            )
-        for name in ("max_accuracy_loss", "max_bent_loss", "max_hardening_loss"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        require(
+            self,
+            counts=("epochs",),
+            not_negative=("least_updates", "hardening_steps"),
+            below_one=("max_accuracy_loss", "max_bent_loss", "max_hardening_loss"),
+        )
 
     def check(self, classifier: Classifier) -> None:
         """Refuse too few hardening_steps before any work."""
@@ -80,17 +81,17 @@ class Auto(Remover):
             hardener.check(classifier)
 
     def remove(self, work: Work) -> Classifier:
-        """Flattened, then hardened; a step that is not within its bound at any strength leaves the model as it was.
-
-        Raises:
-            HardeningDiverged: the hardening's loss kept turning NaN.
-        """
+        """Flattened, then hardened; a step that diverges or is not within its bound at any strength leaves the model as it
+        was."""
         hardeners = self._hardeners()
         flattening = 1 / (1 + len(hardeners))
         classifier = self._flattened(work, flattening)
         for number, hardener in enumerate(hardeners):
             begun, done = (flattening + (1 - flattening) * n / len(hardeners) for n in (number, number + 1))
-            classifier = hardener.remove(_part(work, classifier, begun, done))
+            try:
+                classifier = hardener.remove(_part(work, classifier, begun, done))
+            except HardeningDiverged as error:
+                work.notes.append(f"{hardener.name} was left out: {error}")
         return classifier
 
     def _hardeners(self) -> list[Moth]:

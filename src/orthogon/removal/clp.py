@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from orthogon.classifier import Classifier
 from orthogon.layers import met
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work
 
 
@@ -30,6 +31,9 @@ class CLP(Remover):
     name: ClassVar[str] = "clp"
     takes_layers: ClassVar[bool] = True
     source: ClassVar[str] = "Zheng et al. 2022, Data-free Backdoor Removal based on Channel Lipschitzness"
+
+    def __post_init__(self) -> None:
+        require(self, positive=("deviations",))
 
     def check(self, classifier: Classifier) -> None:
         """Raise ValueError where no BatchNorm comes after a convolution."""

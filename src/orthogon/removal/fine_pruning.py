@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from orthogon.classifier import Classifier
 from orthogon.layers import last_convolution, require_layers
+from orthogon.ranges import require
 from orthogon.removal.readers import Reader, find_reader, require_convolution
 from orthogon.removal.remover import Remover, Work, set_rate, slower
 
@@ -49,10 +50,14 @@ class FinePruning(Remover):
     source: ClassVar[str] = "Liu, Dolan-Gavitt and Garg 2018, Fine-Pruning; BackdoorBench for the numbers"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.bound < 1 and 0 < self.step <= 1):
-            raise ValueError(f"bound must be from 0 to below 1, step above 0 to 1, got {self.bound} and {self.step}")
-        if min(self.epochs, self.batch) < 1:
-            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
+        require(
+            self,
+            counts=("epochs", "batch"),
+            positive=("step", "learning_rate"),
+            not_negative=("weight_decay",),
+            shares=("step",),
+            below_one=("bound", "momentum"),
+        )
 
     def check(self, classifier: Classifier) -> None:
         """Raise ValueError where there is no convolution."""

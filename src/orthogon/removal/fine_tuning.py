@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
+from orthogon.recipe import TrainingSettings
 from orthogon.removal.remover import Remover, Work
 from orthogon.training import Epoch, fit
 
@@ -23,15 +25,18 @@ class FineTuning(Remover):
     batch: int = 128
     """Images per step."""
     cutout: float = 0.25
-    """Side of the covered square, as a share of the image's side."""
+    """Side of the covered square, as a share of the image's side; the only remover with one of its own."""
 
     name: ClassVar[str] = "fine-tuning"
     source: ClassVar[str] = "MOTH, section VI-B; DECK, appendix III-B"
 
+    def __post_init__(self) -> None:
+        require(self, counts=("epochs", "batch"), positive=("learning_rate",), shares=("cutout",))
+
     def remove(self, work: Work) -> Classifier:
         """Fine-tuned."""
-        numbers = {"epochs": self.epochs, "learning_rate": self.learning_rate, "batch": self.batch, "cutout": self.cutout}
-        recipe = replace(work.augmentation, **numbers)
+        varied = {"shift": work.augmentation.shift, "flip": work.augmentation.flip, "cutout": self.cutout}
+        recipe = TrainingSettings(epochs=self.epochs, learning_rate=self.learning_rate, batch=self.batch, **varied)
 
         def told(share: float, epoch: Epoch | None) -> None:
             work.on_progress(share, "" if epoch is None else f"epoch {epoch.number}: loss {epoch.loss:.3f}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work, set_rate
 
 Loss: TypeAlias = Callable[[Float[Tensor, "b classes"]], Float[Tensor, ""]]
@@ -60,10 +61,13 @@ class FTSAM(Remover):
     )
 
     def __post_init__(self) -> None:
-        if not (self.radius > 0 and self.learning_rate > 0):
-            raise ValueError(f"radius and learning_rate must be above 0, got {self.radius} and {self.learning_rate}")
-        if min(self.epochs, self.batch) < 1:
-            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
+        require(
+            self,
+            counts=("epochs", "batch"),
+            positive=("radius", "learning_rate"),
+            not_negative=("weight_decay",),
+            below_one=("momentum", "label_smoothing"),
+        )
 
     def remove(self, work: Work) -> Classifier:
         """Fine-tuned towards a flat minimum.

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work, slower
 
 
@@ -52,6 +53,15 @@ class IBAU(Remover):
 
     name: ClassVar[str] = "i-bau"
     source: ClassVar[str] = "Zeng et al. 2022 (I-BAU), and the authors' release"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            counts=("rounds", "batch", "terms"),
+            positive=("learning_rate", "inner_step", "search_rate", "radius"),
+            not_negative=("penalty",),
+            shares=("stamped",),
+        )
 
     def remove(self, work: Work) -> Classifier:
         """Search, unlearn, and again.

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
 from orthogon.removal.fine_tuning import FineTuning
 from orthogon.removal.norms import measure_statistics
 from orthogon.removal.remover import Remover, Work, set_rate, slower
@@ -50,6 +51,16 @@ class MCR(Remover):
 
     name: ClassVar[str] = "mcr"
     source: ClassVar[str] = "Zhao et al. 2020 (MCR); the curve: Garipov et al. 2018"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            counts=("epochs", "batch", "fine_tuning_epochs", "points"),
+            positive=("learning_rate",),
+            not_negative=("weight_decay",),
+            shares=("bound",),
+            below_one=("momentum",),
+        )
 
     def remove(self, work: Work) -> Classifier:
         """Fine-tune a copy, train the curve between, choose a point of it.

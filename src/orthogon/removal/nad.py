@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier
 from orthogon.layers import outputs, require_layers, stages
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work, set_rate, slower
 
 
@@ -50,10 +51,13 @@ class NAD(Remover):
     source: ClassVar[str] = "Li et al. 2021, Neural Attention Distillation, section 3; its release"
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.teacher_epochs, self.batch) < 1:
-            raise ValueError(
-                f"epochs, teacher_epochs and batch must be at least 1, got {self.epochs}, {self.teacher_epochs} and {self.batch}"
-            )
+        require(
+            self,
+            counts=("epochs", "teacher_epochs", "batch"),
+            positive=("power", "learning_rate", "later_rate"),
+            not_negative=("first_epochs", "weight_decay"),
+            below_one=("momentum",),
+        )
 
     def remove(self, work: Work) -> Classifier:
         """The student.

@@ -11,6 +11,7 @@ from orthogon.anomaly import FLAGGED, flagged
 from orthogon.classifier import Classifier
 from orthogon.pairs import Inversion, Outcome
 from orthogon.protocols import named
+from orthogon.ranges import require
 from orthogon.removal.remover import Work
 from orthogon.removal.unlearning import Unlearner
 from orthogon.scanning.evidence import stamp_of
@@ -43,6 +44,13 @@ class NeuralCleanse(Unlearner):
 
     name: ClassVar[str] = "nc"
     source: ClassVar[str] = "Wang et al. 2019, Neural Cleanse, sections IV-B and VI-C"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named(self.protocol, "patch")
+        require(self, positive=("flagged_above",))
+        if self.samples is not None:
+            require(self, counts=("samples",))
 
     def remove(self, work: Work) -> Classifier:
         """With its suspiciously small triggers unlearned; as it was where there is none."""

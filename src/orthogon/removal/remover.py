@@ -53,7 +53,7 @@ class Work:
     generator: torch.Generator
     """Every draw comes from it; on the CPU."""
     augmentation: TrainingSettings = field(default_factory=TrainingSettings)
-    """Its shift, flip and cutout say how a batch is varied; nothing else of it is used."""
+    """Its shift, flip and (but in fine-tuning) cutout say how a batch is varied; nothing else of it is used."""
     layers: tuple[str, ...] = ()
     """Modules that the user names for a method that works on some; none: the method chooses."""
     on_progress: Callable[[float, str], None] = lambda share, note: None

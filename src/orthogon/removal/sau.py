@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from orthogon.classifier import Classifier
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work, slower
 
 
@@ -54,6 +55,15 @@ class SAU(Remover):
 
     name: ClassVar[str] = "sau"
     source: ClassVar[str] = "Wei et al. 2023 (SAU), and the authors' release in BackdoorBench"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            counts=("rounds", "batch", "steps"),
+            positive=("learning_rate", "step"),
+            not_negative=("fooling", "agreement", "clean", "adversarial", "shared"),
+            shares=("bound",),
+        )
 
     def remove(self, work: Work) -> Classifier:
         """Search and unlearn, batch by batch.

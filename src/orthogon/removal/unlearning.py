@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orthogon.classifier import Classifier
 from orthogon.evaluate import Stamp
+from orthogon.ranges import require
 from orthogon.removal.remover import Remover, Work, slower
 
 
@@ -37,14 +38,13 @@ class Unlearner(Remover, ABC):
     """Images per step (the release's); a larger one leaves the only epoch too few steps."""
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1:
-            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
-        if not (self.learning_rate > 0 and 0 <= self.momentum < 1):
-            raise ValueError(
-                f"learning_rate must be above 0 and momentum from 0 to below 1, got {self.learning_rate}, {self.momentum}"
-            )
+        require(
+            self,
+            counts=("epochs", "batch"),
+            positive=("learning_rate", "share"),
+            shares=("share",),
+            below_one=("momentum",),
+        )
 
     def unlearn(self, work: Work, stamps: Sequence[Stamp], begun: float) -> Classifier:
         """Train on clean images, some of which carry one of the triggers, with true labels.

@@ -18,6 +18,7 @@ from orthogon.machine import device_of
 from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import SCREEN, Protocol, Stage
+from orthogon.ranges import require
 from orthogon.scanning.evidence import Evidence, Suspect, stamp_of
 from orthogon.scanning.neural_cleanse import universal_triggers
 from orthogon.scanning.outliers import smooth_maximum
@@ -105,8 +106,7 @@ class Distance(Scanner):
             raise ValueError(f"families {', '.join(unknown)} are none of {', '.join(FAMILIES)}")
         if not self.families:
             raise ValueError("families must name one or more, got none")
-        if min(self.samples, self.pairs_per_class, self.again) < 1:
-            raise ValueError("samples, pairs_per_class and again must be at least 1")
+        require(self, counts=("samples", "pairs_per_class", "again"))
 
     @property
     def threshold(self) -> float:

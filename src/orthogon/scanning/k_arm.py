@@ -21,6 +21,7 @@ from orthogon.machine import device_of
 from orthogon.matrix import plain
 from orthogon.pairs import Inversion, Outcome, Pair
 from orthogon.protocols import NEURAL_CLEANSE, InversionSettings, Stage
+from orthogon.ranges import require
 from orthogon.scanning.evidence import Evidence, Suspect
 from orthogon.scanning.scanner import OnProgress, Scanner, drawn_seed, part_of
 from orthogon.triggers import FAMILIES
@@ -84,15 +85,13 @@ class KArm(Scanner):
     )
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "share", "universal_share", "pair_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        for name in ("steps", "rounds", "pull", "given_up", "samples", "universal_bound", "pair_bound", "ratio"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warm_up", "beta"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        require(
+            self,
+            counts=("steps", "rounds", "given_up", "samples"),
+            positive=("pull", "universal_bound", "pair_bound", "ratio"),
+            not_negative=("warm_up", "beta"),
+            shares=("epsilon", "share", "universal_share", "pair_share"),
+        )
 
     @property
     def threshold(self) -> float:

@@ -21,6 +21,7 @@ from orthogon.images import LabelledImages
 from orthogon.machine import device_of
 from orthogon.matrix import plain
 from orthogon.pairs import Pair
+from orthogon.ranges import require
 from orthogon.scanning.evidence import Evidence, Suspect
 from orthogon.scanning.scanner import OnProgress, Scanner, part_of
 
@@ -59,10 +60,7 @@ class MMBD(Scanner):
     needs_images: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if min(self.starts, self.steps) < 1 or not self.rate > 0:
-            raise ValueError(f"starts, steps and rate must be above 0, got {self.starts}, {self.steps} and {self.rate}")
-        if not 0 < self.significance < 1:
-            raise ValueError(f"significance must be above 0 and below 1, got {self.significance}")
+        require(self, counts=("starts", "steps"), positive=("rate", "significance"), below_one=("significance",))
 
     @property
     def threshold(self) -> float:
