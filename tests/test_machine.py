@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from orthogon import machine
-from orthogon.machine import cores, device_of, exact_convolutions, fast_precision, free_gib, has_compiler
+from orthogon.machine import cores, device_of, exact_convolutions, fast_precision, free_gib, has_compiler, memory_bytes
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -98,6 +98,19 @@ def test_a_container_has_what_it_is_given(told: Path, container: Path, monkeypat
     assert free_gib(CPU) == 1.5
     (container / "cpu.max").write_text("50000 100000\n")
     assert cores() == 1
+
+
+def test_memory_is_the_machines_or_the_containers_whichever_is_less(container: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__, raising=False)
+    assert memory_bytes() == 4096 * 1000
+    (container / "memory.max").write_text("max\n")
+    assert memory_bytes() == 4096 * 1000
+    (container / "memory.max").write_text("5000\n")
+    assert memory_bytes() == 5000
+    monkeypatch.delattr("os.sysconf")
+    assert memory_bytes() == 5000
+    (container / "memory.max").unlink()
+    assert memory_bytes() is None
 
 
 def test_exact_convolutions_leave_the_settings_as_they_were() -> None:

@@ -56,6 +56,15 @@ def has_compiler(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def memory_bytes() -> int | None:
+    """Memory of the machine, or that of this process's container, whichever is less; None where neither is told."""
+    limit = _of_container("memory.max") or ""
+    told = [int(limit)] if limit.isdecimal() else []
+    if hasattr(os, "sysconf"):  # not on Windows
+        told.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(told, default=None)
+
+
 def free_gib(device: torch.device) -> float:
     """Free memory of a GPU, or of the machine or this process's container, whichever is less; 8 where none tells."""
     if device.type == "cuda":

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from orthogon import models
 from orthogon.cli import training
+from orthogon.images import LabelledImages
 from orthogon.training import fit
 
 from .conftest import SIGNS
@@ -94,6 +96,32 @@ def test_a_model_of_own_code_tells_how_it_is_loaded(command: Command) -> None:
     assert "load it with --arch nets.py:make" in out
     model = ("--model", "run/model.safetensors", "--data", SIGNS)
     assert command("evaluate", *model, "--arch", "nets.py:make")[0] == 0
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that is made while it is on."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not func.is_view:
+            self.size = max(self.size, out.nbytes)
+        return out
+
+
+def test_images_are_normalised_by_their_own_mean_and_deviation_without_a_copy_of_them_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (80, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    pixels[:, 1] //= 5
+    pixels[:, 2] = 200
+    images = LabelledImages(pixels, torch.arange(80) % 2, ("a", "b"), "drawn")
+    with Largest() as largest:
+        found = training.fresh_classifier("resnet20", images, 0).normalization
+    plain = pixels.transpose(0, 1).flatten(1).double() / 255
+    assert found.mean == pytest.approx(plain.mean(1).tolist(), abs=5.1e-5)  # four digits are kept
+    assert found.std == pytest.approx([*plain.std(1)[:2].tolist(), 1e-3], abs=5.1e-5)
+    assert largest.size <= pixels[:, 0].nbytes
 
 
 def test_bad_words(command: Command) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from orthogon.data import DataError, aligned, open_images
-from orthogon.data.classes import align, natural, numbered
+from orthogon.data import DataError, aligned, arrays, listing, open_images
+from orthogon.data.classes import MOST_CLASSES, align, natural, numbered
+from orthogon.data.decoding import decode
 
 
 def save(path: Path, colour, size: tuple[int, int] = (8, 6), mode: str = "RGB", **options) -> None:
@@ -144,6 +150,33 @@ def test_modes(tmp_path: Path) -> None:
         one(file)
 
 
+def test_a_transparent_colour_is_seen_on_white(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "x.png"
+    save(file, (10, 20, 30), transparency=(10, 20, 30))
+    assert one(file) == [255, 255, 255]
+    assert one(file, (1, 6, 8)) == [255]
+    save(file, (10, 20, 30), transparency=(10, 20, 31))
+    assert one(file) == [10, 20, 30]
+    save(file, 77, mode="L", transparency=77)
+    assert one(file) == [255]
+    assert one(file, (3, 6, 8)) == [255, 255, 255]
+
+
+def test_grey_of_more_bits(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "x.tif"
+    save(file, 200 * 256 + 9, mode="I;16B")
+    assert one(file) == [200]
+    assert one(file, (3, 6, 8)) == [200, 200, 200]
+    save(file, 200, mode="I")
+    assert one(file) == [200]
+    for value in (256, -1, 70000):
+        save(file, value, mode="I")
+        with pytest.raises(DataError, match=rf"32-bit pixels from {value} to {value} have no known range; save them as 8"):
+            one(file)
+    pgm = b"P5 2 1 65535 " + struct.pack(">2H", 0x1234, 0xFF00)
+    assert decode(pgm, None).tolist() == [[[0x12, 0xFF]]]
+
+
 def test_grey_among_colour_becomes_colour(folder: Path) -> None:
     save(folder / "1" / "0.png", 50, mode="L")
     images = open_images(str(folder))
@@ -155,6 +188,37 @@ def test_photographs_stand_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     save(tmp_path / "a" / "x.jpg", "red", exif=exif)
     assert open_images(str(tmp_path)).image_shape == (3, 8, 6)
+    (tmp_path / "a" / "x.jpg").unlink()
+    save(tmp_path / "a" / "x.png", "red", exif=exif)
+    assert open_images(str(tmp_path)).image_shape == (3, 8, 6)
+
+
+def test_a_broken_tag_does_not_cost_the_picture() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (3, 2), 9).save(stream, "PNG")
+    tag = b"eXIfrubbish"
+    chunk = struct.pack(">I", len(tag) - 4) + tag + struct.pack(">I", zlib.crc32(tag))
+    whole = stream.getvalue()
+    assert decode(whole[:33] + chunk + whole[33:], None).shape == (1, 2, 3)  # after the signature and the header
+
+
+def test_names_that_no_file_can_hold_are_told_at_once(folder: Path) -> None:
+    bad = os.fsdecode(os.fsencode(folder / "b") + b"\xff")
+    try:
+        save(Path(bad) / "a" / "x.png", "red")
+    except OSError:
+        pytest.skip("this file system holds UTF-8 only")
+    with pytest.raises(DataError, match=r"the class name b\\udcff is not UTF-8; rename the class or its folder") as told:
+        open_images(str(folder))
+    assert str(folder) in str(told.value)
+    assert open_images(bad).source.endswith("b\\udcff")
+
+
+def test_a_container_bounds_what_one_data_set_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "memory_bytes", lambda: 1000)
+    assert listing.memory_bound() == 250
+    monkeypatch.setattr(listing, "memory_bytes", lambda: None)
+    assert listing.memory_bound() == 4 << 30
 
 
 def test_limit_and_memory_sample_by_class(folder: Path) -> None:
@@ -204,6 +268,22 @@ def test_align() -> None:
         align(labels, ("cat", "dog"), ("cat", "cat", "dog"))
 
 
+def test_many_classes_meet_in_one_pass() -> None:
+    compared = 0
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    names, wanted = (tuple(Name(f"n{i}") for i in order) for order in (range(300), reversed(range(300))))
+    assert align(torch.arange(300), names, wanted)[0].tolist() == list(reversed(range(300)))
+    assert compared < 10 * 300
+
+
 def test_images_are_brought_into_the_order_of_classes_that_became_known_later(folder: Path) -> None:
     classes = ("10", "2", "x", "1")
     at_once, later = open_images(str(folder), classes=classes), aligned(open_images(str(folder)), classes)
@@ -217,6 +297,11 @@ def test_numbered_and_natural() -> None:
     assert numbered(["b10", "b9"])[1] == ("b9", "b10")
     with pytest.raises(DataError, match="label -1"):
         numbered([0, -1])
+    assert len(numbered([0, MOST_CLASSES - 1])[1]) == MOST_CLASSES
+    with pytest.raises(DataError, match=r"the labels up to 20000000 make 20000001 classes, at most 100000 can be"):
+        numbered([0, 20_000_000])
+    with pytest.raises(DataError, match=r"make 100001 classes"):
+        numbered(range(1, MOST_CLASSES + 2))
     names = ["a10b", "a2b", "B1", "b", "10", "9", "a2a"]
     assert sorted(names, key=natural) == ["9", "10", "a2a", "a2b", "a10b", "b", "B1"]
 
@@ -283,4 +368,50 @@ def test_not_an_archive(tmp_path: Path) -> None:
     with file.open("wb") as stream:
         np.save(stream, np.zeros(3))
     with pytest.raises(DataError, match="one array"):
+        open_images(str(file))
+
+
+def test_an_archive_larger_than_the_memory_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.npz"
+    x = np.broadcast_to(np.arange(200, dtype=np.float32)[:, None, None, None] / 255, (200, 3, 64, 64))
+    np.savez_compressed(file, x=x, y=np.arange(200) % 2)
+    monkeypatch.setattr(arrays, "_BLOCK", 7 * x[0].nbytes, raising=False)
+    whole = open_images(str(file), image_shape=(3, 64, 64)).pixels
+    assert whole[:, 0, 0, 0].tolist() == list(range(200))
+    tracemalloc.start()
+    images = open_images(str(file), memory=20 * 3 * 64 * 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images.counts() == [10, 10]
+    assert "sampled to fit the memory: at most 10 of 100 images per class" in images.source
+    assert [v % 2 for v in images.pixels[:, 0, 0, 0].tolist()] == images.labels.tolist()
+    assert peak < x.nbytes / 2
+
+
+def test_what_can_only_be_read_whole_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.npz"
+    x = np.arange(120, dtype=np.uint8).reshape(10, 4, 3)
+    np.savez(file, x=np.asfortranarray(x), y=np.zeros(10, np.uint8))
+    assert torch.equal(open_images(str(file)).pixels[:, 0], torch.from_numpy(x))
+    monkeypatch.setattr(arrays, "memory_bound", lambda: 100)
+    with pytest.raises(DataError, match=r"x\.npz: x \(10, 4, 3\) takes 120 bytes and can only be read whole, at most 100"):
+        open_images(str(file))
+    np.savez(file, x=x, y=np.zeros(10))
+    with pytest.raises(DataError, match="labels must be whole numbers"):
+        open_images(str(file))
+    np.savez(file, x=x, y=np.zeros(101, np.uint8))
+    with pytest.raises(DataError, match=r"y \(101,\) takes 101 bytes"):
+        open_images(str(file))
+    np.savez(file, x=np.zeros((1, 11, 10), np.uint8), y=np.zeros(1, np.uint8))
+    with pytest.raises(DataError, match=r"one image of x \(1, 11, 10\) takes 110 bytes"):
+        open_images(str(file))
+
+
+def test_an_archive_that_breaks_off_among_its_images(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    np.savez(file, y=np.zeros(9, np.uint8), x=np.full((9, 20, 20), 7, np.uint8))
+    content = file.read_bytes()
+    at = content.index(b"\7" * 3000)
+    file.write_bytes(content[:at] + b"\6" + content[at + 1 :])
+    with pytest.raises(DataError, match=r"x\.npz cannot be read: .*CRC"):
         open_images(str(file))

@@ -66,7 +66,7 @@ def test_class_names_of_the_features_and_a_single_file(tmp_path: Path) -> None:
     assert "no images of emu" in images.source
 
 
-def test_columns_are_found_by_kind_then_by_name(tmp_path: Path) -> None:
+def test_columns_are_found_by_name_then_by_kind(tmp_path: Path) -> None:
     file = tmp_path / "x.parquet"
     write(file, [1, 2], [1, 0], image="photo", label="fine_label")
     assert open_images(str(file)).labels.tolist() == [1, 0]
@@ -79,6 +79,49 @@ def test_columns_are_found_by_kind_then_by_name(tmp_path: Path) -> None:
     assert open_images(str(file)).classes == ("a", "b")
     pq.write_table(table.drop(["img"]), file)
     with pytest.raises(DataError, match="no one image column"):
+        open_images(str(file))
+
+
+def test_a_column_of_classes_by_another_name_does_not_displace_the_labels(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    features = {"split": {"_type": "ClassLabel", "names": ["train", "test"]}}
+    write(file, [1, 2, 3], [4, 0, 1], features)
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("split", pa.array([0, 0, 1])), file)
+    images = open_images(str(file))
+    assert images.labels.tolist() == [4, 0, 1]
+    assert "labels of" not in images.source
+    pq.write_table(pq.read_table(file).drop(["label"]), file)
+    images = open_images(str(file))
+    assert images.classes == ("train", "test")
+    assert images.source.endswith("x.parquet (x), labels of column 'split'")
+    pq.write_table(table.drop(["label"]), file)
+    with pytest.raises(DataError, match=r"no one label column among id \(integer\), img \(image\)"):
+        open_images(str(file))
+
+
+@pytest.mark.parametrize("told", [{"info": None}, {"info": {"features": None}}, [], {"info": {"features": {"label": None}}}])
+def test_metadata_that_say_nothing_are_passed_over(tmp_path: Path, told: object) -> None:
+    file = tmp_path / "x.parquet"
+    write(file, [1, 2], [1, 0])
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(told)}), file)
+    assert open_images(str(file)).labels.tolist() == [1, 0]
+
+
+def test_wrong_metadata(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    features = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    write(file, [1, 2], ["cat", "emu"], features)
+    with pytest.raises(DataError, match=r"x\.parquet: label 'cat' is none of the 2 named classes, 0 to 1"):
+        open_images(str(file))
+    write(file, [1, 2], [[0], [1]], {"label": {"_type": "ClassLabel"}})
+    with pytest.raises(DataError, match=r"label \(other\)"):
+        open_images(str(file))
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": "{"}), file)
+    with pytest.raises(DataError, match=r"x\.parquet: its metadata 'huggingface' are not JSON"):
+        open_images(str(file))
+    write(file, [1, 2], [0, 1], {"label": {"_type": "ClassLabel", "names": ["a", "\udcff"]}})
+    with pytest.raises(DataError, match=r"the class name \\udcff is not UTF-8"):
         open_images(str(file))
 
 
@@ -118,6 +161,34 @@ def test_saved_datasets(tmp_path: Path, dataset) -> None:
     datasets.DatasetDict(train=dataset, test=dataset.select([2])).save_to_disk(tmp_path / "two")
     assert values(open_images(f"hf:{tmp_path / 'two'}")) == [7]
     assert len(open_images(f"hf:{tmp_path / 'two'}", split="train", limit=1)) == 2
+
+
+def test_a_saved_dataset_shows_no_files_of_other_folders(tmp_path: Path) -> None:
+    import datasets
+
+    folder, private = tmp_path / "one", tmp_path / "private.png"
+    private.write_bytes(png(9))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat"])})
+
+    def naming(image: Path) -> str:
+        kept = {"bytes": pa.array([None], pa.binary()), "path": pa.array([str(image)])}
+        columns = {"image": pa.StructArray.from_arrays(list(kept.values()), list(kept)), "label": pa.array([0])}
+        with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as stream:
+            table = pa.table(columns).cast(features.arrow_schema)
+            with pa.ipc.new_stream(stream, table.schema) as writer:
+                writer.write_table(table)
+        return f"hf:{folder}"
+
+    rows = {"image": [{"bytes": png(5), "path": None}], "label": [0]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(folder)
+    (folder / "own.png").write_bytes(png(8))
+    assert values(open_images(naming(folder / "own.png"))) == [8]
+    for image in (private, folder / ".." / "private.png"):
+        with pytest.raises(DataError, match=r"one row 0 names the image .*private\.png, outside the data set's folder .*one;"):
+            open_images(naming(image))
+    (folder / "link.png").symlink_to(private)
+    with pytest.raises(DataError, match=r"link\.png, outside"):
+        open_images(naming(folder / "link.png"))
 
 
 def test_hub_names(monkeypatch: pytest.MonkeyPatch, dataset) -> None:

@@ -44,7 +44,7 @@ def train_and_write(words: Train, screen: Screen) -> Result:
         else:
             data = _train(words, run, training, judged, hashes, screen)
     names = [entry["class"] for entry in data["per_class"]]
-    shares = [entry["accuracy"] if entry["accuracy"] is not None else float("nan") for entry in data["per_class"]]
+    shares = [entry["accuracy"] for entry in data["per_class"]]
     counts = [entry["total"] for entry in data["per_class"]]
     table = report.evaluation_table(names, shares, counts, data["accuracy"])
     model = folder / "model.safetensors"
@@ -92,9 +92,14 @@ def fresh_classifier(arch: str, images: LabelledImages, seed: int) -> Classifier
     with torch.random.fork_rng():  # networks draw their first weights from the global generator
         torch.manual_seed(seed)
         network = models.build(arch, len(images.classes), images.image_shape)
-    flat = images.pixels.transpose(0, 1).flatten(1)
-    sums = [(channel.double().mean() / 255, channel.double().std() / 255) for channel in flat]
-    mean, std = (tuple(round(float(value), 4) for value in values) for values in zip(*sums, strict=True))
+    levels = torch.arange(256, dtype=torch.float64)
+    sums: list[tuple[float, float]] = []
+    for channel in images.pixels.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256)  # exact, and no pixel becomes eight bytes
+        mean = (counts * levels).sum() / counts.sum()
+        variance = (counts * (levels - mean).square()).sum() / (counts.sum() - 1)
+        sums.append((round(mean.item() / 255, 4), round(variance.sqrt().item() / 255, 4)))
+    mean, std = zip(*sums, strict=True)
     normalization = Normalization(mean, tuple(max(value, 1e-3) for value in std))
     return Classifier(network, images.classes, images.image_shape, normalization, {"architecture": arch})
 

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from orthogon.data.errors import DataError
 
+MOST_CLASSES = 10**5
+"""More are a mistake or an attack in a file of a stranger: every class costs memory, with pictures or without."""
+
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A sort key that counts: "2" before "10", "a2" before "a10", numbers before letters, case only as a tie-break."""
@@ -26,14 +29,18 @@ def numbered(values: Sequence[int | str]) -> tuple[Int64[Tensor, " n"], tuple[st
     numbers and strings are sorted and numbered.
 
     Raises:
-        DataError: a missing or negative label.
+        DataError: a missing or negative label, or labels that make more than `MOST_CLASSES` classes.
     """
     found = sorted(set(values), key=lambda value: natural(str(value)))
     unlabelled = [value for value in found if isinstance(value, int) and value < 0]
     if unlabelled:
         raise DataError(f"label {unlabelled[0]}: these images are not labelled; choose another split")
-    if found and found[0] == 0 and all(isinstance(value, int) for value in found):
-        found = list(range(int(found[-1]) + 1))
+    indices = bool(found) and found[0] == 0 and all(isinstance(value, int) for value in found)
+    count = int(found[-1]) + 1 if indices else len(found)
+    if count > MOST_CLASSES:
+        raise DataError(f"the labels up to {str(found[-1])[:40]} make {count} classes, at most {MOST_CLASSES} can be")
+    if indices:
+        found = list(range(count))
     position = {value: i for i, value in enumerate(found)}
     return torch.tensor([position[v] for v in values], dtype=torch.int64), tuple(str(value) for value in found)
 
@@ -54,12 +61,13 @@ def align(
     wanted = tuple(classes)
     if repeated := [name for name, count in Counter(wanted).items() if count > 1]:
         raise DataError(f"the model's class names must differ, {few(repeated)} stands there more than once; mend its card")
-    strangers = [name for name in names if name not in wanted]
+    position = {name: i for i, name in enumerate(wanted)}
+    strangers = [name for name in names if name not in position]
     if not strangers:
-        return _mapped(labels, [wanted.index(name) for name in names]), wanted, ""
+        return _mapped(labels, [position[name] for name in names]), wanted, ""
     if all(name.isdecimal() and int(name) < len(wanted) for name in names):
         return _mapped(labels, [int(name) for name in names]), wanted, ""
-    moved = [name for i, name in enumerate(names) if name in wanted and wanted.index(name) != i]
+    moved = [name for i, name in enumerate(names) if position.get(name, i) != i]
     if len(names) == len(wanted) and not moved:
         return labels, wanted, "classes taken by position, since the data name them otherwise"
     nor = f", nor by position, since {few(moved)} of the data stand elsewhere there" if len(names) == len(wanted) else ""

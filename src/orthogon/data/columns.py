@@ -20,7 +20,7 @@ class Column:
 
 
 def pick(columns: Mapping[str, Column], where: str) -> tuple[str, str]:
-    """The names of the image column and the label column: by kind, then by the usual names.
+    """The names of the image column and the label column: of a usual name, else the only one of images or of classes.
 
     Raises:
         DataError: there is none, or several that the names do not tell apart.
@@ -29,11 +29,16 @@ def pick(columns: Mapping[str, Column], where: str) -> tuple[str, str]:
     return image, _one(columns, ("class", "integer", "string"), _LABEL_NAMES, "label", where)
 
 
+def labels_from(name: str) -> str:
+    """A note that names the label column where its name is none of the usual ones."""
+    return "" if name in _LABEL_NAMES else f", labels of column {name!r}"
+
+
 def _one(columns: Mapping[str, Column], kinds: Sequence[str], usual: Sequence[str], what: str, where: str) -> str:
-    for kind in kinds:
-        fitting = [name for name, column in columns.items() if column.kind == kind]
-        named = [name for name in usual if name in fitting]
-        if named or (len(fitting) == 1 and kind != "string"):  # any one string may be a caption
-            return (named or fitting)[0]
+    """A column of a usual name and one of `kinds`, else the only one of the first kind: numbers and texts may be anything."""
+    named = [name for name in usual if name in columns and columns[name].kind in kinds]
+    fitting = [name for name, column in columns.items() if column.kind == kinds[0]]
+    if named or len(fitting) == 1:
+        return (named or fitting)[0]
     found = ", ".join(f"{name} ({column.kind})" for name, column in columns.items())
     raise DataError(f"{where}: no one {what} column among {found}; name it one of {', '.join(usual)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orthogon.data.columns import Column, pick
+from orthogon.data.columns import Column, labels_from, pick
 from orthogon.data.decoding import Encoded
 from orthogon.data.errors import DataError
 from orthogon.data.folders import list_folder
@@ -27,9 +27,9 @@ def list_hub(name: str, split: str | None) -> Listing:
     if path.is_file() or parquet_files(path):
         return list_parquet(path, split)
     if any((path / f).exists() for f in ("dataset_info.json", "dataset_dict.json")):
-        return _list_dataset(*_saved(path, split))
+        return _list_dataset(*_saved(path, split), path)
     if any(path.rglob("metadata.*")):
-        return _list_dataset(*_loaded("imagefolder", split, str(path), data_dir=str(path)))
+        return _list_dataset(*_loaded("imagefolder", split, str(path), data_dir=str(path)), path)
     return list_folder(path, split)
 
 
@@ -63,7 +63,8 @@ def _saved(path: Path, split: str | None) -> tuple[Any, str]:
     return loaded, str(path)
 
 
-def _list_dataset(dataset: Any, where: str) -> Listing:
+def _list_dataset(dataset: Any, where: str, folder: Path | None = None) -> Listing:
+    """The rows of a data set, of which a local one may name image files of its own `folder` only."""
     import datasets
 
     columns = {name: _column(feature) for name, feature in dataset.features.items()}
@@ -74,9 +75,16 @@ def _list_dataset(dataset: Any, where: str) -> Listing:
     def fetch(indices: Sequence[int]) -> Iterator[tuple[str, Encoded]]:
         for i, row in zip(indices, encoded.select(indices), strict=True):
             content, path = row[image]["bytes"], row[image]["path"]
-            yield f"{where} row {i}", content if content else Path(path) if path else b""
+            yield f"{where} row {i}", content if content else _inside(path, folder, f"{where} row {i}") if path else b""
 
-    return Listing(labels, classes, where, fetch)
+    return Listing(labels, classes, where + labels_from(label), fetch)
+
+
+def _inside(path: str, folder: Path | None, where: str) -> Path:
+    """The image file that a row names; a stranger's data set must not show files from elsewhere on this machine."""
+    if folder is not None and not Path(path).resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{where} names the image {path}, outside the data set's folder {folder}; put the image there")
+    return Path(path)
 
 
 def _column(feature: Any) -> Column:

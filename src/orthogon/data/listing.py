@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -16,6 +15,8 @@ from orthogon.data.classes import align
 from orthogon.data.decoding import Decoded, Encoded, decode_all
 from orthogon.data.errors import DataError
 from orthogon.images import LabelledImages, per_class
+from orthogon.machine import memory_bytes
+from orthogon.printing import sound
 
 _TOLD = 5  # broken images that an error names
 
@@ -44,7 +45,7 @@ class Wanted:
     seed: int = 0
     """Of the draw where not all are taken."""
     memory: int | None = None
-    """Most bytes of pixels; None: a quarter of this machine's memory."""
+    """Most bytes of pixels; None: `memory_bound`."""
     skip_corrupt: bool = False
     """Leave out images that cannot be read, and say so, instead of an error."""
 
@@ -53,8 +54,13 @@ def gather(listing: Listing, wanted: Wanted) -> LabelledImages:
     """Bring a source into memory: labels aligned, at most so many per class, decoded, of one size.
 
     Raises:
-        DataError: no images, classes that do not match, images that cannot be read, or mixed sizes.
+        DataError: no images, a class name that is not UTF-8, classes that do not match, images that cannot be read, or
+            mixed sizes.
     """
+    if unsound := [name for name in listing.classes if sound(name) != name]:
+        raise DataError(
+            f"{sound(listing.source)}: the class name {sound(unsound[0])} is not UTF-8; rename the class or its folder"
+        )
     if not len(listing.labels):
         raise DataError(f"{listing.source} holds no images")
     labels, classes, note = align(listing.labels, listing.classes, wanted.classes)
@@ -63,7 +69,7 @@ def gather(listing: Listing, wanted: Wanted) -> LabelledImages:
     labels = labels[indices][kept]
     skipped = f"{len(indices) - len(kept)} unreadable images left out" if len(kept) < len(indices) else ""
     notes = [listing.source, sampled, _resized(listing, wanted), note, skipped, missing(labels, classes)]
-    return LabelledImages(torch.from_numpy(pixels), labels, classes, "; ".join(filter(None, notes)))
+    return LabelledImages(torch.from_numpy(pixels), labels, classes, sound("; ".join(filter(None, notes))))
 
 
 def aligned(images: LabelledImages, classes: Sequence[str]) -> LabelledImages:
@@ -99,10 +105,9 @@ def per_class_cap(counts: Sequence[int], image_bytes: int, wanted: Wanted) -> tu
 
 
 def memory_bound() -> int:
-    """Bytes that one data set may take here: a quarter of the machine's memory, or 4 GiB where that is not told."""
-    if not hasattr(os, "sysconf"):  # Windows
-        return 4 << 30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    """Bytes that one data set may take here: a quarter of the machine's or its container's memory, 4 GiB where none is told."""
+    whole = memory_bytes()
+    return 4 << 30 if whole is None else whole // 4
 
 
 def _chosen(listing: Listing, wanted: Wanted) -> tuple[Int64[Tensor, " k"], str]:

@@ -39,7 +39,8 @@ def open_images(
         classes: a model's class names in its order; labels are brought into that order.
         limit: most images of one class, drawn by `seed`.
         seed: of every draw; the built-in signs are drawn from it too.
-        memory: most bytes of pixels (a quarter of the machine's memory); a larger set is sampled class-balanced.
+        memory: most bytes of pixels (a quarter of the machine's memory, or of its container's); a larger set is sampled
+            class-balanced.
         skip_corrupt: leave out images that cannot be read, instead of an error.
 
     Returns:

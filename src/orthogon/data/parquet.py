@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from orthogon.data.classes import natural, numbered
-from orthogon.data.columns import Column, pick
+from orthogon.data.columns import Column, labels_from, pick
 from orthogon.data.decoding import Encoded
 from orthogon.data.errors import DataError
 from orthogon.data.listing import Listing
@@ -34,7 +34,8 @@ def list_parquet(path: Path, split: str | None) -> Listing:
     """The rows of a parquet file, or of the files of a folder whose names begin with the split ("test-00000…").
 
     Raises:
-        DataError: no such split, no image or label column, rows without a label, files that are not parquet.
+        DataError: no such split, no image or label column, labels that are none of the named classes, rows without a
+            label, files that are not parquet.
     """
     splits: dict[str, list[Path]] = {}
     for file in parquet_files(path) if path.is_dir() else [path]:
@@ -42,7 +43,7 @@ def list_parquet(path: Path, split: str | None) -> Listing:
     name = choose_split(split, splits, str(path)) if path.is_dir() or split else next(iter(splits))
     try:
         files = [pq.ParquetFile(file) for file in splits[name]]
-        columns = _columns(files[0].schema_arrow)
+        columns = _columns(files[0].schema_arrow, splits[name][0])
         image, label = pick(columns, str(path))
         values = [v for file in files for v in file.read(columns=[label]).column(label).to_pylist()]
     except pa.ArrowException as error:
@@ -52,7 +53,7 @@ def list_parquet(path: Path, split: str | None) -> Listing:
     def fetch(indices: Sequence[int]) -> Iterator[tuple[str, Encoded]]:
         return _rows(files, splits[name], image, np.asarray(indices))
 
-    return Listing(labels, classes, f"{path} ({name})", fetch)
+    return Listing(labels, classes, f"{path} ({name}){labels_from(label)}", fetch)
 
 
 def labelled(values: Sequence[Any], names: Sequence[str], where: str) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -65,9 +66,10 @@ def labelled(values: Sequence[Any], names: Sequence[str], where: str) -> tuple[t
         raise DataError(f"{where}: row {values.index(None)} has no label")
     if not names:
         return numbered(values)
-    strangers = [v for v in values if not 0 <= v < len(names)]
+    known = range(len(names))
+    strangers = [v for v in values if v not in known]  # text is none either, whatever the features say of its column
     if strangers:
-        raise DataError(f"{where}: label {strangers[0]} is none of the {len(names)} named classes")
+        raise DataError(f"{where}: label {strangers[0]!r:.40} is none of the {len(names)} named classes, 0 to {len(names) - 1}")
     return torch.tensor(values, dtype=torch.int64), tuple(names)
 
 
@@ -75,16 +77,25 @@ def _split_of(file: Path) -> str:
     return re.split(r"[-_.]", file.stem)[0]
 
 
-def _columns(schema: pa.Schema) -> dict[str, Column]:
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    return {field.name: _column(field.type, features.get(field.name, {})) for field in schema}
+def _columns(schema: pa.Schema, file: Path) -> dict[str, Column]:
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: its metadata 'huggingface' are not JSON: {error}") from error
+    features = _within(_within(told, "info"), "features")
+    return {field.name: _column(field.type, _within(features, field.name)) for field in schema}
 
 
-def _column(kind: pa.DataType, feature: Any) -> Column:
-    feature = feature if isinstance(feature, dict) else {}
-    if feature.get("_type") == "ClassLabel":
-        return Column("class", tuple(feature.get("names") or ()))
+def _within(told: Any, key: str) -> dict[str, Any]:
+    """What stands under a key of a file's metadata; empty where that is nothing, or no object."""
+    found = told.get(key) if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _column(kind: pa.DataType, feature: dict[str, Any]) -> Column:
+    if feature.get("_type") == "ClassLabel" and not pa.types.is_nested(kind):
+        names = feature.get("names")
+        return Column("class", tuple(map(str, names)) if isinstance(names, list) else ())
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return Column("image")
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):

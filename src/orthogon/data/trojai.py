@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from orthogon import runs
-from orthogon.data.classes import align, natural
+from orthogon.data.classes import MOST_CLASSES, align, natural
 from orthogon.data.decoding import Encoded
 from orthogon.data.errors import DataError
 from orthogon.data.listing import Listing, Wanted, gather, missing
@@ -22,8 +21,6 @@ from orthogon.images import LabelledImages
 CLEAN_FOLDER = "clean_example_data"
 CONFIG_FILE = "config.json"
 _NAME = re.compile(r"class_(\d+)_(?:.*_)?example_\d+\.png", re.IGNORECASE)
-MOST_CLASSES = 10**5
-"""More are a mistake or an attack in a file of a stranger: every class costs memory, with pictures or without."""
 _CROPPED, _WHOLE = 224, 256
 """Side that round 4's networks take, and side of its pictures."""
 
@@ -63,11 +60,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting are no JSONDecodeError
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path} must hold a JSON object, it holds a {type(config).__name__}")
+        config = runs.read_json(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return {str(key).lower(): value for key, value in config.items()}
 
 
