@@ -432,3 +432,17 @@ def _settings(stages: Sequence[Stage] = (LAST,), **others: float | str) -> Calla
 def test_settings_that_cannot_be_are_refused(make: Callable[[], InversionSettings], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_trigger_that_the_copy_alone_doubts_is_found_all_the_same() -> None:
+    class Doubting(Engine):
+        def leads(self, images: Tensor, targets: Tensor) -> Tensor:
+            leads = super().leads(images, targets)
+            return torch.where(torch.arange(leads.numel()).view(leads.shape) % SAMPLES < 3, -1.0, leads)
+
+    classifier = _linear(ONE_PIXEL, -5.0)
+    result = _invert(Doubting(classifier, _greys(), SHORT, EXACT))
+    rate, size = _remeasured(classifier, _greys()[0], result)
+    assert result.outcome is Outcome.FOUND
+    assert result.asr == rate >= 0.9
+    assert result.size == pytest.approx(size)

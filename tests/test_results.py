@@ -86,7 +86,7 @@ def test_another_s_file_is_told(metadata: dict[str, str] | None, tmp_path: Path)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         read_inversion(tmp_path / "nowhere")
 
 

@@ -74,7 +74,7 @@ def test_files_are_utf_8_whatever_the_system_writes(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[1]", "not a list"), (b"\xff", "is not JSON")])
+@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[1]", "it holds a list"), (b"\xff", "is not JSON")])
 def test_what_is_no_json_object_is_told(tmp_path: Path, content: str | bytes, reason: str) -> None:
     (tmp_path / "x.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=rf"x\.json .*{reason}"):

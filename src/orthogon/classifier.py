@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,10 @@ class Normalization:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             raise ValueError(f"normalization has {len(self.mean)} means but {len(self.std)} standard deviations")
-        if not all(s > 0 for s in self.std):
-            raise ValueError(f"normalization needs standard deviations above 0, got {self.std}")
+        if not all(0 < s < math.inf for s in self.std):
+            raise ValueError(f"normalization needs standard deviations above 0 and finite, got {self.std}")
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"normalization needs finite means, got {self.mean}")
 
 
 class Classifier(nn.Module):

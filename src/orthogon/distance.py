@@ -65,7 +65,8 @@ def measure(
 ) -> Measurement:
     """Measure class distances.
 
-    A pair's result depends on the seed and the pair, not on which other pairs are measured, or were before an interruption.
+    A pair's result depends on the seed and the pair, not on which other pairs were measured before an interruption; by which
+    others are asked for it is decided whether searching is worth a compiled copy of the model, whose last digits differ.
 
     Args:
         classifier: the model; it is moved to `device`.

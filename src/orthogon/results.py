@@ -35,6 +35,7 @@ def read_inversion(path: Path) -> Inversion:
 
     Raises:
         ValueError: the file is not one of an inversion, or is damaged.
+        OSError: it cannot be read, which says nothing of what it holds.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -49,7 +50,7 @@ def read_inversion(path: Path) -> Inversion:
             tuple(float(size) for size in facts["restarts"]),
             int(facts["steps"]),
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the record of an inversion: {error}") from error
 
 

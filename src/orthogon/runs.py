@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 _REASONS = {
-    ENOSPC: "no space is left on its disk; free some and give the same command again, finished parts are kept",
-    EDQUOT: "the disk quota is used up; free some and give the same command again, finished parts are kept",
+    ENOSPC: "no space is left on its disk; free some and give the same command again (without --fresh), finished parts are kept",
+    EDQUOT: "the disk quota is used up; free some and give the same command again (without --fresh), finished parts are kept",
     EACCES: "permission denied; choose another folder, or change its permissions",
     EPERM: "permission denied; choose another folder, or change its permissions",
     EROFS: "its disk is read-only; choose another folder",
@@ -116,10 +116,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{path} is not JSON that can be read: it holds lists within lists, too deep") from error
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, not a {type(content).__name__}")
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
     return content
 
 

@@ -113,3 +113,9 @@ def test_strangers_models_do_what_their_cards_say(shared: Path, name: str) -> No
     result = attack_success(classifier, _test_images(shared), stamp, planted["target"])
     assert 880 < result.total < 920
     assert result.success_rate == pytest.approx(planted["attack_success_rate"], abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["/etc/picture.png", "../secret/picture.png", "sub/picture.png"])
+def test_a_card_s_line_reaches_no_picture_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="elsewhere than beside it"):
+        read_stamp(f"clip(x + {name}/255)", tmp_path, confined=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orthogon.bench import GRIDS, numbers_of
@@ -13,6 +14,7 @@ from orthogon.cli import benching, main, parse
 from orthogon.cli.bench import HardeningBench
 from orthogon.cli.harden import Harden
 from orthogon.cli.screen import Result, Screen
+from orthogon.data import open_images
 from orthogon.hardening import HardeningDiverged
 from orthogon.protocols import PROTOCOLS
 
@@ -140,3 +142,16 @@ def test_a_number_that_is_said_counts_although_it_is_a_default() -> None:
     assert words.given == ("steps", "updates_per_pick")
     settings = {row.key: row.settings(numbers_of(words.settings, words.given)) for row in GRIDS["deck-table1"].rows if row.method}
     assert {(one.steps, one.updates_per_pick) for one in settings.values()} == {(500, 3)}
+
+
+def test_test_images_that_are_learned_from_do_not_judge(trained: Path, tmp_path: Path, command: Command) -> None:
+    """Arrays without a training part: the methods train on what is there."""
+    images = open_images(SIGNS, split="train", image_shape=(3, 16, 16))
+    arrays = {"x_test": images.pixels.permute(0, 2, 3, 1).numpy(), "y_test": images.labels.numpy()}
+    np.savez(tmp_path / "only.npz", **arrays)
+    words = ["bench", "moth-table1", "--model", str(trained), "--data", str(tmp_path / "only.npz"), *SMALL, "--rows", "moth"]
+    code, _, err = command(*words, "--out", "run")
+    assert code == 2
+    assert "test images are among those that the methods train on" in err
+    code, _, err = command(*words, "--test-data", SIGNS, "--test-split", "test", "--out", "run")
+    assert code == 0, err

@@ -53,6 +53,13 @@ def test_class_names_in_another_order_are_put_right(trained: Path, result: Calla
     assert by_name["accuracy"] == expected["accuracy"]
 
 
+def test_a_class_without_images_has_no_accuracy(trained: Path, command: Command) -> None:
+    code, out, err = command("evaluate", "--model", trained, "--data", SIGNS, "--subset", "first:1")
+    assert code == 0, err
+    assert "nan" not in out
+    assert "–" in out
+
+
 def test_other_settings_are_refused_with_their_own_code(trained: Path, command: Command) -> None:
     words = ("evaluate", "--model", trained, "--data", SIGNS, "--out", "run")
     assert command(*words)[0] == 0

@@ -77,6 +77,10 @@ def test_the_files_of_a_run(run: Path, trained: Path) -> None:
     assert "hardened by orthogon harden moth" in card["provenance"]
     assert "[without per-class:12]" in card["provenance"]
     assert card["hardening"] == record["settings"]
+    given = read(trained.with_suffix(".json"))
+    own = ("architecture", "classes", "normalisation", "image_shape")
+    assert card["given_model"] == {name: fact for name, fact in given.items() if name not in own}
+    assert card.keys() & given.keys() <= {*own, "accuracy", "accuracy_images", "provenance", "hashes", "versions"}
     assert not (run / "checkpoint.safetensors").exists()
 
 

@@ -107,6 +107,15 @@ def test_ctrl_c_tells_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyP
     assert "orthogon report 'my run'" in err
 
 
+def test_ctrl_c_does_not_advise_to_begin_anew(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Demo, "run", interrupt)
+    _, _, err = command("demo", "--fresh", "--seed", "3")
+    assert "orthogon demo --seed 3" in err
+
+
 def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise KeyError("x")

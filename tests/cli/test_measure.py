@@ -348,3 +348,30 @@ def test_report_card_and_compare(measured: Path, command: Command, result: Resul
     data = result("compare", measured, measured)
     assert data["increase"] == 0
     assert Path(data["page"]).read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_a_model_whose_card_was_changed_is_another(trained: Path, tmp_path: Path, command: Command) -> None:
+    model, card = tmp_path / "net.safetensors", json.loads(trained.with_suffix(".json").read_text())
+    shutil.copy(trained, model)
+    model.with_suffix(".json").write_text(json.dumps({**card, "normalisation": {"mean": [90.0] * 3, "std": [0.2] * 3}}))
+    code, _, err = command(*words(model))
+    assert code == 3, err  # near chance
+    model.with_suffix(".json").write_text(json.dumps(card))
+    code, _, err = command(*words(model, "--out", "run"))
+    assert code == 0, err
+    assert command(*words(model))[0] == 0  # the mended card counts, not the accuracy that was measured before
+    model.with_suffix(".json").write_text(json.dumps({**card, "normalisation": {"mean": [0.5] * 3, "std": [0.3] * 3}}))
+    code, _, err = command(*words(model, "--out", "run"))
+    assert code == 4
+    assert "read_as.normalization" in err
+
+
+def test_many_classes_without_images_do_not_thin_out_the_accuracy_check(
+    trained: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "CHECKED", 12)
+    code, _, err = command(*words(trained, "--pairs", "0-1", "--subset", "first:40", "--samples", "4", "--force", "--out", "run"))
+    assert code == 0, err
+    told = re.search(r"clean accuracy [\d.]+% on (\d+) images", err)
+    assert told is not None
+    assert int(told[1]) >= 12

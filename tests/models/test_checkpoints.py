@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import safetensors.torch
 import torch
 
 from orthogon.models import CheckpointError, build, load_classifier
+from orthogon.models.checkpoint import read_checkpoint
+from orthogon.models.weights import check_finite
 
 Weights = dict[str, torch.Tensor]
 SHAPE = (3, 32, 32)
@@ -144,3 +147,26 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").touch()
     with pytest.raises(CheckpointError, match="not a kind of file"):
         _logits(tmp_path / "net.onnx")
+
+
+def test_tensors_that_repeat_what_they_store_are_refused(weights: Weights, tmp_path: Path) -> None:
+    """Kilobytes in the file, a gigabyte in memory."""
+    name = next(iter(weights))
+    torch.save({**weights, name: torch.zeros(1).expand(2**14, 2**14)}, tmp_path / "net.pt")
+    assert (tmp_path / "net.pt").stat().st_size < 2**24
+    with pytest.raises(CheckpointError, match=r"misshapen|repeat what they store"):
+        load_classifier(str(tmp_path / "net.pt"), arch="resnet20")
+    with pytest.raises(CheckpointError, match=f"1 tensors repeat what they store: {name}"):
+        check_finite({name: torch.zeros(1).expand(2**14, 2**14)}, "net.pt")
+    check_finite({name: torch.zeros(1).expand(2**10, 2**10)}, "net.pt")  # a small one, as position tables may be
+
+
+def test_archives_that_swell_are_refused(weights: Weights, tmp_path: Path) -> None:
+    torch.save({"large": torch.zeros(2**26)}, tmp_path / "stored.pt")
+    with zipfile.ZipFile(tmp_path / "stored.pt") as stored, zipfile.ZipFile(tmp_path / "net.pt", "w") as packed:
+        for record in stored.infolist():
+            packed.writestr(record, stored.read(record), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "net.pt").stat().st_size < 2**20
+    with pytest.raises(CheckpointError, match=r"unpack to 0\.3 GiB"):
+        read_checkpoint(tmp_path / "net.pt")
+    assert read_checkpoint(tmp_path / "stored.pt")

@@ -130,6 +130,8 @@ def test_hooks_are_refused(tmp_path: Path, hook: Any) -> None:
         (lambda n: n.append(OwnLayer()), "OwnLayer, not a layer"),
         (lambda n: vars(n[1]).update(_modules=nn.Identity()), "children"),
         (lambda n: vars(n[1]).update(_parameters=None), "_parameters"),
+        (lambda n: vars(n[1]).update(_forward_hooks=torch.ones(2)), "carries a hook"),
+        (lambda n: vars(n[1]).update(train=5), "1.train stands in the place of a method"),
     ],
 )
 def test_check_looks_into_the_objects(change: Callable[[Any], None], message: str) -> None:

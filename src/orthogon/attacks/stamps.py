@@ -70,32 +70,38 @@ class Add:
         return (self.keep * images + self.share * picture).clamp(0, 1)
 
 
-def read_stamp(text: str, folder: Path) -> Stamp:
-    """The stamp that a line describes; its pictures are in `folder`.
+def read_stamp(text: str, folder: Path, *, confined: bool = False) -> Stamp:
+    """The stamp that a line describes.
+
+    Args:
+        text: the line.
+        folder: where its pictures are.
+        confined: of a stranger's line: its pictures are files of this very folder.
 
     Raises:
-        ValueError: another grammar, an empty region, a value outside 0 to 1, or a picture that is missing or of another size.
+        ValueError: another grammar, an empty region, a value outside 0 to 1, or a picture that is missing, of another size, or
+            elsewhere.
     """
     line = text.strip()
     whole = line[5:-1].strip() if line.startswith("clip(") and line.endswith(")") else line
     if match := _REGION.fullmatch(whole):
         top, bottom, left, right = map(int, match.groups()[:4])
-        return Paste(top, left, _filling(_picture(match[5], folder, text), bottom - top, right - left, text))
+        return Paste(top, left, _filling(_picture(match[5], folder, text, confined), bottom - top, right - left, text))
     if match := _SUM.fullmatch(whole):
         keep, share = (1.0 if number is None else float(number) for number in match.groups()[:2])
-        return Add(keep, share, _picture(match[3], folder, text))
+        return Add(keep, share, _picture(match[3], folder, text, confined))
     raise ValueError(
         f"stamp {text!r} is none of x[ROW:ROW, COLUMN:COLUMN] = VALUE, clip(x + VALUE) and 0.8*x + 0.2*VALUE, where a VALUE is "
         "a number, a list or the name of a picture, and /255 after it where it counts to 255"
     )
 
 
-def _picture(value: str, folder: Path, text: str) -> Float[Tensor, "c a b"]:
+def _picture(value: str, folder: Path, text: str, confined: bool) -> Float[Tensor, "c a b"]:
     number = value.removesuffix("/255").strip()
     try:
         read = torch.tensor(json.loads(number), dtype=torch.float32)
     except (ValueError, TypeError):  # no list of numbers, so the name of a picture
-        read = _decoded(folder / number, text)
+        read = _decoded(_place(folder, number, text, confined), text)
     if read.ndim < 3:
         read = read.view(-1, 1, 1) if read.ndim < 2 else read[None]
     picture = read / 255 if value.endswith("/255") else read
@@ -104,6 +110,12 @@ def _picture(value: str, folder: Path, text: str) -> Float[Tensor, "c a b"]:
             f"stamp {text!r}: values must be from 0 to 1, one, a list of channels or of rows; write /255 behind bytes"
         )
     return picture
+
+
+def _place(folder: Path, name: str, text: str, confined: bool) -> Path:
+    if confined and Path(name).name != name:
+        raise ValueError(f"stamp {text!r} is a card's and names a picture elsewhere than beside it: {name}")
+    return folder / name
 
 
 def _decoded(path: Path, text: str) -> Float[Tensor, "c a b"]:

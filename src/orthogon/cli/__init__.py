@@ -155,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as parsed:  # tyro's way out after help (0) and after wrong words (2)
         return parsed.code if isinstance(parsed.code, int) else 2
     except KeyboardInterrupt:
-        screen.say(f"interrupted; what is finished is kept, go on with:\n  {shlex.join(['orthogon', *words])}")
+        again = [word for word in words if word != "--fresh"]  # which would begin anew
+        screen.say(f"interrupted; what is finished is kept, go on with:\n  {shlex.join(['orthogon', *again])}")
         return 130
     except Exception as error:
         if os.environ.get("ORTHOGON_DEBUG") or (code := _exit_code(error)) is None:

@@ -11,9 +11,9 @@ from orthogon.bench import GRIDS, Grid, Row, Subject, numbers_of
 from orthogon.classifier import Classifier
 from orthogon.cli.bench import HardeningBench
 from orthogon.cli.harden import Harden
-from orthogon.cli.hardening import harden_and_write
+from orthogon.cli.hardening import harden_and_write, open_to_train_on
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, open_words, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_words, pick_device, read_as
 from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
 from orthogon.evaluate import PGDSettings, accuracy, parse_bound, robust_accuracy
 from orthogon.images import LabelledImages
@@ -43,7 +43,7 @@ def bench_and_write(words: HardeningBench, screen: Screen) -> Result:
     own |= {name: getattr(words, name) for name in ("measure", "pairs", "samples", "seed")}
     # Neither the rows nor the subject: both may be others when the same run goes on.
     settings = {"grid": grid.name} | words_of(words.model, words.images) | own | {"numbers": _plain(numbers)}
-    inputs = {"model": model_digest(words.model, classifier), "test": test.digest()}
+    inputs = {"model": model_digest(words.model, classifier), "test": test.digest(), **read_as(classifier)}
     folder = words.out or default_folder(grid.name, stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "bench", settings, inputs=inputs, fresh=words.fresh) as run:
@@ -54,12 +54,21 @@ def bench_and_write(words: HardeningBench, screen: Screen) -> Result:
 
 def _open(words: HardeningBench) -> tuple[Classifier, LabelledImages]:
     """The model, and the images that tell its accuracy."""
-    classifier, _ = open_subject(words.model, replace(words.images, subset=None), words.seed)
+    classifier, learned = open_to_train_on(words.model, words.images, words.seed)
     asked = replace(words.images, data=words.test_data or words.images.data, split=words.test_split, subset=None)
     try:
-        return classifier, open_words(asked, words.seed, image_shape=classifier.image_shape, classes=classifier.classes)
+        test = open_words(asked, words.seed, image_shape=classifier.image_shape, classes=classifier.classes)
     except ValueError as error:
         raise ValueError(f"test images: {error} (--test-split and --test-data say which they are)") from error
+    apart = test.without(learned)
+    if len(apart) == 0:
+        raise ValueError(
+            f"all {len(test):,} test images are among those that the methods train on or choose by: "
+            "--split and --test-split, or --test-data, say which are which"
+        )
+    if shared := len(test) - len(apart):
+        apart = replace(apart, source=f"{test.source} [without {shared:,} that the methods train on or choose by]")
+    return classifier, apart
 
 
 class _Work:

@@ -12,7 +12,7 @@ from orthogon.classifier import Classifier, require_match
 from orthogon.cli.bench import RemovalBench
 from orthogon.cli.known_stamps import KnownStamp, open_stamp
 from orthogon.cli.materials import opened, with_judges
-from orthogon.cli.subject import generator, open_subject, open_words
+from orthogon.cli.subject import generator, open_subject, open_words, read_as
 from orthogon.cli.words import ModelWords
 from orthogon.data.classes import few
 from orthogon.images import LabelledImages
@@ -61,7 +61,9 @@ class Poisoned:
     def inputs(self) -> dict[str, str]:
         """Digests of all that a repair depends on."""
         stamp = self.known.digest(self.test.image_shape)
-        return {"model": runs.digest(self.path), "stamp": stamp, "clean": self.clean.digest(), "test": self.test.digest()}
+        images = {"clean": self.clean.digest(), "test": self.test.digest()}
+        read = runs.settings_digest(read_as(self.classifier))
+        return {"model": runs.digest(self.path), "read": read, "stamp": stamp, **images}
 
 
 def open_poisoned(words: RemovalBench) -> list[Poisoned]:

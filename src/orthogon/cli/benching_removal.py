@@ -209,7 +209,7 @@ class _Work:
         words = self.words
         own = {name: getattr(words, name) for name in ("clean", "flip", "shift", "seed", "force")}
         settings = {"method": row.key, "settings": row.settings} | (own if row.remover else {})
-        judged = {name: model.inputs[name] for name in ("model", "stamp", "test")}
+        judged = {name: model.inputs[name] for name in ("model", "read", "stamp", "test")}
         inputs = {**model.inputs, **row.remover.described()} if row.remover else judged
         place = f"cells/{model.name}/{row.key}-{runs.settings_digest({**settings, 'inputs': inputs})}"
         with Run.open(self.run.path(place), "remove" if row.remover else "evaluate", settings, inputs=inputs) as cell:

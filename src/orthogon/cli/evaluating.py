@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from orthogon import report, runs
 from orthogon.classifier import Classifier
 from orthogon.cli.evaluate import Evaluate
 from orthogon.cli.known_stamps import KnownStamp, aim_of, require_aim
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.subject import generator, model_digest, model_facts, open_subject, pick_device, read_as
 from orthogon.cli.words import default_folder, stem_of, words_of
 from orthogon.evaluate import (
     AttackEvaluation,
@@ -42,9 +40,10 @@ def evaluate_and_write(words: Evaluate, screen: Screen) -> Result:
     settings = words_of(words.model, words.images) | own
     hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
     hashes |= {} if stamp is None else {"stamp": stamp.digest(classifier.image_shape)}
-    folder = words.out or default_folder("evaluate", stem_of(words.model.model), {**settings, "inputs": hashes})
+    inputs = {**hashes, **read_as(classifier)}
+    folder = words.out or default_folder("evaluate", stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
-    with runs.Run.open(folder, "evaluate", settings, inputs=hashes, fresh=words.fresh) as run:
+    with runs.Run.open(folder, "evaluate", settings, inputs=inputs, fresh=words.fresh) as run:
         with screen.meter("accuracy") as update:
             clean = accuracy(classifier, images, on_progress=lambda done: update(done, ""))
         if reason := near_chance(clean):
@@ -55,9 +54,8 @@ def evaluate_and_write(words: Evaluate, screen: Screen) -> Result:
         data |= {} if attacked is None else {"stamped": attacked.to_json()}
         data |= {"model": model_facts(words.model, classifier), "hashes": hashes}
         runs.write_json(run.path("evaluation.json"), data)
-    shares = [math.nan if share is None else share for share in clean.per_class]
     under_attack = None if robust is None else robust.accuracy
-    table = report.evaluation_table(clean.classes, shares, clean.counts, clean.accuracy, under_attack)
+    table = report.evaluation_table(clean.classes, clean.per_class, clean.counts, clean.accuracy, under_attack)
     told = [f"accuracy {_share(clean.accuracy, clean.interval)}", *_attack_words(attacked), f"results: {folder}"]
     return Result({**data, "run": str(folder)}, [table, "\n".join(told)])
 

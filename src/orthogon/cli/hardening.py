@@ -25,12 +25,13 @@ from orthogon.cli.measuring import (
     told_networks,
 )
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
-from orthogon.cli.words import default_folder, stem_of, words_of
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device, read_as
+from orthogon.cli.words import ImageWords, ModelWords, default_folder, stem_of, words_of
 from orthogon.data import DataError
 from orthogon.hardening import Hardening, HardeningProgress, harden
 from orthogon.images import LabelledImages
 from orthogon.matrix import DistanceMatrix, improvement, measured_otherwise, plain
+from orthogon.models.cards import given_model
 from orthogon.pairs import choose_pairs
 from orthogon.report.reading import search_settings
 from orthogon.results import write_triggers
@@ -61,7 +62,7 @@ def harden_and_write(words: Harden, screen: Screen) -> Result:
         screen.say(networks)
     hardens.require_shape(classifier.image_shape)  # before the distances are measured, which takes long
     hashes = {"model": model_digest(words.model, classifier), "data": held_out.digest(), "training": training.digest()}
-    inputs: dict[str, Any] = hashes | family_facts(family) | _hardened_by(words)
+    inputs: dict[str, Any] = hashes | read_as(classifier) | family_facts(family) | _hardened_by(words)
     if words.measure != "none":
         inputs["search"] = search_facts(words.measure, words.samples, family=measures)
     stem = f"{words.method}-{stem_of(words.model.model)}"
@@ -89,15 +90,23 @@ def _hardened_by(words: Harden) -> dict[str, Any]:
 
 def _open(words: Harden) -> tuple[Classifier, LabelledImages, LabelledImages]:
     """The model, the held-out images and those to train on."""
-    asked = words.images if words.images.split else replace(words.images, split="train")
-    try:
-        classifier, images = open_subject(words.model, asked, words.seed)
-    except DataError:
-        if words.images.split:
-            raise
-        classifier, images = open_subject(words.model, words.images, words.seed)  # no split of that name: all there is
+    classifier, images = open_to_train_on(words.model, words.images, words.seed)
     held_out, training = images.divide(words.held_out, generator(words.seed))
     return classifier, held_out, training
+
+
+def open_to_train_on(model: ModelWords, images: ImageWords, seed: int) -> tuple[Classifier, LabelledImages]:
+    """The model, and the data's training part unless the words name another; all there is where they have none.
+
+    Raises:
+        ValueError, OSError: whatever is wrong with the words, the model or the data.
+    """
+    if images.split:
+        return open_subject(model, images, seed)
+    try:
+        return open_subject(model, replace(images, split="train"), seed)
+    except DataError:
+        return open_subject(model, images, seed)
 
 
 class _Work:
@@ -221,7 +230,9 @@ class _Work:
             "hashes": self.hashes,
             "versions": runs.versions(),
         }
-        models.save_classifier(made.classifier, path, facts)
+        card = made.classifier.card
+        made.classifier.card = {"architecture": card.get("architecture")}
+        models.save_classifier(made.classifier, path, facts | given_model(card))
         record = {
             "method": words.method,
             "family": words.settings.family,

@@ -106,5 +106,5 @@ def _from_card(path: Path) -> KnownStamp:
         raise ValueError(f"card {path} tells no stamp: neither an attack of `orthogon poison`, nor a line under planted.stamp")
     pictures = path.parent / "triggers"
     line, target = planted["stamp"], planted.get("target")
-    stamp = read_stamp(line, pictures if pictures.is_dir() else path.parent)
+    stamp = read_stamp(line, pictures if pictures.is_dir() else path.parent, confined=True)
     return KnownStamp(stamp, line, target=target if isinstance(target, int) else None)

@@ -13,7 +13,7 @@ from orthogon import report, runs
 from orthogon.classifier import Classifier
 from orthogon.cli.measure import Measure
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device, read_as
 from orthogon.cli.words import NearChance, default_folder, stem_of, words_of
 from orthogon.distance import Measurement, Progress, measure
 from orthogon.evaluate import Evaluation, accuracy, near_chance
@@ -48,7 +48,7 @@ def measure_and_write(words: Measure, screen: Screen) -> Result:
     if networks := told_networks(family.described()):
         screen.say(networks)
     hashes = {"model": model_digest(words.model, classifier), "data": images.digest()}
-    inputs = {**hashes, "search": search, **family_facts(family)}
+    inputs = {**hashes, **read_as(classifier), "search": search, **family_facts(family)}
     folder = words.out or default_folder("measure", stem_of(words.model.model), {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "measure", settings, inputs=inputs, fresh=words.fresh) as run:
@@ -176,7 +176,7 @@ def check_accuracy(
 
 def _accuracy(classifier: Classifier, images: LabelledImages, seed: int, screen: Screen) -> Evaluation:
     if len(images) > CHECKED:
-        each = math.ceil(CHECKED / len(images.classes))
+        each = math.ceil(CHECKED / sum(count > 0 for count in images.counts()))
         images = images.subset(f"per-class:{each}", generator(seed))
     with screen.meter("clean accuracy") as update:
         return accuracy(classifier, images, on_progress=lambda done: update(done, ""))

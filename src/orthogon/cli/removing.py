@@ -13,12 +13,13 @@ from orthogon.cli.measuring import check_accuracy, told_networks
 from orthogon.cli.removal_images import RemovalImages, open_removal
 from orthogon.cli.remove import Remove
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import announce, generator, model_digest, model_facts, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, pick_device, read_as
 from orthogon.cli.words import default_folder, stem_of, words_of
 from orthogon.evaluate import AttackEvaluation, Evaluation, accuracy, attack_success
 from orthogon.images import LabelledImages
 from orthogon.layers import require_layers
 from orthogon.machine import device_of
+from orthogon.models.cards import given_model
 from orthogon.naming import in_words, named, settings_of
 from orthogon.recipe import TrainingSettings
 from orthogon.removal import REMOVERS, Remover, remove
@@ -27,7 +28,6 @@ from orthogon.runs import Run
 _MODEL, _RECORD = "model.safetensors", "removal.json"
 _UNJUDGED = "unjudged.json"
 """What the repair has to say, until the judging is done too: a run that was interrupted there goes on with it."""
-_OF_THE_NETWORK = ("architecture", "normalisation", "classes", "image_shape")
 
 
 def remove_and_write(words: Remove, screen: Screen) -> Result:
@@ -50,7 +50,7 @@ def remove_and_write(words: Remove, screen: Screen) -> Result:
     opened = remover.described()
     if networks := told_networks(opened.get("hardened_by", {})):
         screen.say(networks)
-    inputs = {**hashes, "method": settings_of(remover), **opened}
+    inputs = {**hashes, **read_as(classifier), "method": settings_of(remover), **opened}
     stem = f"{words.method}-{stem_of(words.model.model)}"
     folder = words.out or default_folder("remove", stem, {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
@@ -177,7 +177,7 @@ class _Work:
             f"judged on {images.judged.source}",
             "removal": {"method": words.method, "source": self.remover.source, "settings": settings_of(self.remover)},
             "removal_run": self.run.settings,
-            "given_model": {name: fact for name, fact in card.items() if name not in _OF_THE_NETWORK},
+            **given_model(card),
             "hashes": self.hashes,
             "versions": runs.versions(),
         }

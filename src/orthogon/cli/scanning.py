@@ -20,7 +20,7 @@ from orthogon.cli.scan import BACKDOORED, FAILED, INCONCLUSIVE, Scan
 from orthogon.cli.scanning_inputs import calibration_facts
 from orthogon.cli.scanning_models import named_models
 from orthogon.cli.screen import Result, Screen
-from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device
+from orthogon.cli.subject import announce, generator, model_digest, model_facts, open_subject, pick_device, read_as
 from orthogon.cli.words import ModelWords, default_folder, stem_of, words_of
 from orthogon.data.trojai import examples_beside
 from orthogon.evaluate import attack_success, in_bytes
@@ -142,7 +142,7 @@ def scan_and_write(words: Scan, name: str, screen: Screen) -> Result:
     classifier, images = _opened(words, model, scanner)
     settings = settings_to_keep(words, model, scanner)
     hashes = {"model": model_digest(model, classifier), "data": None if images is None else images.digest()}
-    inputs = {**hashes, "scanner": settings_of(scanner), "calibrations": calibration_facts(scanner)}
+    inputs = {**hashes, **read_as(classifier), "scanner": settings_of(scanner), "calibrations": calibration_facts(scanner)}
     folder = words.out or default_folder("scan", f"{words.scanner}-{short_name(name)}", {**settings, "inputs": inputs})
     classifier.to(pick_device(words.device))
     with Run.open(folder, "scan", settings, inputs=inputs, fresh=words.fresh) as run:

@@ -103,6 +103,13 @@ def model_digest(model: ModelWords, classifier: Classifier) -> str:
     return runs.digest(path) if path.is_file() else classifier.digest()
 
 
+def read_as(classifier: Classifier) -> dict[str, Any]:
+    """What makes a model beside its weights, for a run's inputs: with another card, or other words for it, it is another run."""
+    facts = {"architecture": classifier.card.get("architecture"), "normalization": repr(classifier.normalization)}
+    facts |= {"image_shape": list(classifier.image_shape), "classes": runs.settings_digest({"names": list(classifier.classes)})}
+    return {"read_as": facts}
+
+
 def model_facts(model: ModelWords, classifier: Classifier) -> dict[str, Any]:
     """What a result file says of its model."""
     settled = {key: classifier.card.get(key) for key in ("architecture", "normalisation", "image_shape")}

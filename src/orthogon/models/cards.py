@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orthogon import runs
 from orthogon.classifier import Normalization
 
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NAMED: Mapping[str, Normalization | None] = {"none": None, "imagenet": IMAGENET, "cifar10": CIFAR10}
 
+OF_THE_NETWORK = ("architecture", "normalisation", "classes", "image_shape")
+"""What a card says of the network itself, whatever its weights are."""
+_MOST_PIXELS = 4096
+"""Along a side of the images that a card may claim: one is made to try the network."""
 _SPELLINGS = ("normalisation", "normalization")
 
 
@@ -42,13 +46,9 @@ def read_card(path: Path) -> Card:
         ValueError: it is not a JSON object, or one of its entries is not what it should be; the message names it.
     """
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"card {path} is not JSON: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"card {path} holds lists within lists, too deep to be read") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"card {path} must hold a JSON object, it holds a {type(facts).__name__}")
+        facts = runs.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"card {error}") from error
     key = next((spelling for spelling in _SPELLINGS if spelling in facts), None)
     try:
         return Card(
@@ -61,6 +61,11 @@ def read_card(path: Path) -> Card:
         )
     except ValueError as error:
         raise ValueError(f"card {path}: {error}") from error
+
+
+def given_model(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model that was repaired or hardened: what the card of the given one said, kept apart, since it holds no more."""
+    return {"given_model": {name: fact for name, fact in card.items() if name not in OF_THE_NETWORK}}
 
 
 def card_beside(weights: Path) -> Card:
@@ -138,4 +143,6 @@ def _image_shape(value: object) -> tuple[int, int, int] | None:
         return None
     if not isinstance(value, list) or len(value) != 3 or not all(type(side) is int and side > 0 for side in value):
         raise ValueError(f"image_shape must be [channels, height, width], not {value!r}")
+    if max(value) > _MOST_PIXELS:
+        raise ValueError(f"image_shape {value!r} has a side above {_MOST_PIXELS}, which no image here has")
     return (value[0], value[1], value[2])

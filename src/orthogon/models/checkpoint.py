@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from orthogon.models.torchscript import is_torchscript, load_torchscript
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".pkl")
 KINDS = (".safetensors", *PICKLES)
 """Suffixes, in small letters, of the files that are read here."""
+_MOST_UNPACKED = 16
+"""Times its own size that an archive may unpack to."""
 NESTS = ("state_dict", "model_state_dict", "model", "net")
 _CONVERT = (
     "If you trust its author, convert it once yourself: "
@@ -47,9 +50,25 @@ def read_checkpoint(path: Path) -> Weights | nn.Module:
         return _stripped(_read_safetensors(path))
     if suffix not in PICKLES:
         raise CheckpointError(f"{path}: not a kind of file that is read here ({', '.join(KINDS)}, TorchScript)")
+    _require_stored(path)
     if is_torchscript(path):
         return load_torchscript(path)
     return _content(path, _read_pickle(path))
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse an archive whose records become far larger than its file: PyTorch stores them as they are.
+
+    Raises:
+        CheckpointError: it is such a one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a broken one, as its reader will say
+        return
+    if unpacked > _MOST_UNPACKED * path.stat().st_size + 2**26:
+        raise CheckpointError(f"{path}: refused: its records unpack to {unpacked / 2**30:.1f} GiB, which no saved network does")
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -102,14 +102,14 @@ def check(network: object) -> str | None:
             continue
         seen.add(id(module))
         fields = vars(module)
-        reason = next((r for key, value in fields.items() if (r := _check_field(name, key, value))), None)
+        reason = next((r for key, value in fields.items() if (r := _check_field(name, kind, key, value))), None)
         if reason is not None:
             return reason
         waiting += [(str(key), child) for key, child in fields.get("_modules", {}).items() if child is not None]
     return None
 
 
-def _check_field(name: str, key: str, value: object) -> str | None:
+def _check_field(name: str, kind: type, key: str, value: object) -> str | None:
     """Why one attribute of a module is not to be trusted."""
     if key == "_modules":
         return None if type(value) in (dict, OrderedDict) else f"{name} has no proper children"
@@ -118,9 +118,13 @@ def _check_field(name: str, key: str, value: object) -> str | None:
             return f"{name} has no proper {key}"
         bad = [k for k, tensor in value.items() if not (tensor is None or is_bare_tensor(tensor))]  # type: ignore[union-attr]
         return f"{name}.{bad[0]} is not a plain tensor" if bad else None
-    if "hook" in key and value:
-        return None if value is True or value is False else f"{name} carries a hook ({key}), which would run with it"
-    return None if _is_plain(value) else f"{name}.{key} is a {type(value).__name__}, not plain data"
+    if "hook" in key:
+        empty = type(value) in (dict, OrderedDict) and not value
+        none = empty or type(value) in (bool, type(None))
+        return None if none else f"{name} carries a hook ({key}), which would run with it"
+    if not _is_plain(value):
+        return f"{name}.{key} is a {type(value).__name__}, not plain data"
+    return f"{name}.{key} stands in the place of a method" if callable(getattr(kind, key, None)) else None
 
 
 def is_bare_tensor(value: object) -> bool:

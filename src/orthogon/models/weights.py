@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from orthogon.models.errors import CheckpointError, listed
 
 _COUNTER = "num_batches_tracked"
+_MOST_REPEATED = 64 * 2**20
+"""Bytes by which all tensors of a checkpoint may exceed what they store."""
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], source: str, arch: str) -> None:
@@ -30,7 +32,11 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], source: str, arch: s
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError naming the tensors that hold a NaN or an infinity."""
+    """Raise CheckpointError naming the tensors that hold a NaN or an infinity, or claim far more numbers than the file holds."""
+    larger = {name: tensor.nbytes - tensor.untyped_storage().nbytes() for name, tensor in weights.items()}
+    if sum(max(0, more) for more in larger.values()) > _MOST_REPEATED:  # strides of 0: kilobytes that become gigabytes
+        repeated = [name for name, more in larger.items() if more > 0]
+        raise CheckpointError(f"{source}: refused: {len(repeated)} tensors repeat what they store: {listed(repeated)}")
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(f"{source} has NaN or infinite numbers in {len(bad)} tensors: {listed(bad)}")
