@@ -91,6 +91,22 @@ def test_values_alone_are_a_matrix() -> None:
     assert matrix.facts == {}
 
 
+def test_a_record_s_diagonal_is_no_distance() -> None:
+    record = {"classes": ["a", "b"], "values": [[0, 20], [10, 0]], "unit": "u", "protocol": "p", "family": "f"}
+    for outcomes in (None, [["found", "found"], ["found", "found"]]):
+        matrix = DistanceMatrix.from_json(record | {"outcomes": outcomes})
+        assert matrix.outcomes == ((None, "found"), ("found", None))
+        assert matrix.mean() == 15.0
+
+
+def test_a_record_s_value_of_a_pair_that_was_not_found_is_no_distance() -> None:
+    record = BEFORE.to_json() | {"outcomes": [[None, "found", "found"], ["asr not reached", None, "found"], [None, None, None]]}
+    matrix = DistanceMatrix.from_json(record)
+    assert matrix.to_json()["values"] == [[None, 10.0, 20.0], [None, None, 50.0], [None, None, None]]
+    after = replace(BEFORE, values=torch.where(BEFORE.values == 40, 400, BEFORE.values))
+    assert improvement(matrix, after) == 0.0
+
+
 def test_the_published_matrix_is_read(shared: Path) -> None:
     """The authors' file gives values, unit and protocol; who reads it adds the classes' names and the family."""
     published = json.loads((shared / "models" / "moth_resnet20_nat.distance.json").read_text(encoding="utf-8"))

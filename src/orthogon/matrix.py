@@ -51,20 +51,24 @@ class DistanceMatrix:
     def from_json(cls, record: Mapping[str, Any]) -> DistanceMatrix:
         """The matrix of a record; `asr`, `outcomes` and `spread` may be missing.
 
+        Whatever the record says there, the diagonal and pairs of another outcome than "found" have no distance.
+
         Raises:
             KeyError, TypeError, ValueError: the record is not one of distances.
         """
         known = {"unit", "protocol", "family", "classes", "values", "asr", "spread", "outcomes"}
         classes = tuple(str(name) for name in record["classes"])
         values = _grid(record["values"], len(classes))
-        outcomes = record.get("outcomes") or [[None if math.isnan(v) else "found" for v in r] for r in values.tolist()]
-        if [len(row) for row in outcomes] != [len(classes)] * len(classes):
-            raise ValueError(f"outcomes must be {len(classes)} rows of {len(classes)}")
+        told = record.get("outcomes") or [[None if math.isnan(v) else "found" for v in r] for r in values.tolist()]
+        if [len(row) for row in told] != [len(classes)] * len(classes):
+            raise ValueError(f"outcomes must be {len(classes)} rows of {len(classes)}, got {[len(row) for row in told]}")
+        outcomes = tuple(tuple(None if v == t else told[v][t] for t in range(len(classes))) for v in range(len(classes)))
+        found = torch.tensor([[outcome == "found" for outcome in row] for row in outcomes])
         return cls(
-            values=values,
+            values=values.where(found, math.nan),
             asr=_grid(record.get("asr"), len(classes)),
             spread=_grid(record.get("spread"), len(classes)),
-            outcomes=tuple(tuple(row) for row in outcomes),
+            outcomes=outcomes,
             classes=classes,
             unit=str(record["unit"]),
             protocol=str(record["protocol"]),

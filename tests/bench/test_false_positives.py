@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orthogon.bench.false_positives import PUBLISHED, counts, in_markdown
+from orthogon.bench.false_positives import counts
 
 
 def row(
@@ -63,20 +63,3 @@ def test_nothing_scanned_is_nothing_counted() -> None:
     assert seen["false_positives"] == {"before": 0, "after": 0}
     assert seen["accuracy_lost"] == {"clean": None, "poisoned": None}
     assert seen["not_scanned"] == 2
-
-
-@pytest.mark.parametrize("method", ["moth", "pairwise"])
-def test_the_table_in_markdown(method: str) -> None:
-    paper = PUBLISHED.get(method)
-    published = None if paper is None else {"source": paper.source, "before": paper.before, "after": paper.after}
-    scanner = {"name": "distance"}
-    text = in_markdown({"counts": counts(ROWS), "published": published, "scanner": scanner, "method": method, "models": ROWS})
-    table = [line for line in text.splitlines() if line.startswith("| Clean models flagged")]
-    assert table == ["| Clean models flagged (false positives) | 5 | 3 |" + (" 32 | 6 |" if method == "moth" else "")]
-    assert "1 repaired" in text
-    assert "1 hidden" in text
-    assert "1 not scanned, 1 flagged and not hardened yet" in text
-    assert "mean over the clean models: 1.00 points" in text
-    assert "Failed: 2 models" in text
-    assert ": the loss stayed NaN\n" in text
-    assert len([line for line in text.splitlines() if line.count("|") == 11]) == 2 + len(ROWS)

@@ -99,6 +99,15 @@ def test_the_page_has_both_on_one_scale(run_of: Callable[..., Path], tmp_path: P
     assert not re.search("https?://", page)
 
 
+def test_a_page_that_lists_some_pairs_tells_of_how_many(run_of: Callable[..., Path], tmp_path: Path) -> None:
+    comparison = compare(run_of(46, "before"), run_of(46, "after", seed=1))
+    page = write_comparison(comparison, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert comparison.common == 46 * 45
+    assert "2070 pairs, sorted by distance before" in page
+    assert "<summary>The other 2058 pairs</summary>" in page
+    assert "The other 70 pairs are in the files of both runs." in page
+
+
 def test_runs_without_a_pair_in_common_have_no_increase(run_of: Callable[..., Path], tmp_path: Path) -> None:
     one = run_of(2, "one", values=[[None, 5.0], [None, None]])
     other = run_of(2, "other", values=[[None, None], [7.0, None]])

@@ -135,6 +135,16 @@ def test_every_pick_is_counted(hardening_of: Callable[..., Path]) -> None:
     assert f"{picks['size'].count(None)} of these searches found none" in page.text
 
 
+def test_a_page_that_lists_some_pairs_and_checks_tells_of_how_many(hardening_of: Callable[..., Path]) -> None:
+    checks = [{"step": step, "seconds": step, "accuracy": 0.9, "distance": 60, "loss": 0.5, "kept": False} for step in range(600)]
+    text = Page(write_report(hardening_of(46, pictures=False, checks=checks))).text
+    assert "2070 pairs, sorted by distance before" in text
+    assert "The other 2060 pairs" in text
+    assert "The other 70 pairs are in before.json and after.json." in text
+    assert "All 600 checks as a table" in text
+    assert "The other 100 checks are in hardening.json." in text
+
+
 def test_universal_picks_stand_with_their_target(hardening_of: Callable[..., Path]) -> None:
     page = Page(write_report(hardening_of(23, **NOTHING, universal_only=True)))
     assert_self_contained(page)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from orthogon import runs
 from orthogon.report import write_report
+from orthogon.report.heat import HeatMap
 
 from .conftest import write_pictures
 
@@ -87,6 +88,18 @@ def test_a_heat_map_too_large_for_a_table_is_a_picture(run_of: Callable[..., Pat
     page = Page(write_report(run_of(140, values=values)))
     assert_self_contained(page)
     assert any("139 rows, 139 columns" in alt for alt in page.get("img", "alt"))
+    for side, first in (("top", 0), ("left", 1)):  # rows are victims, and class 139 is none; class 0 is no target
+        named = re.findall(rf'<span style="{side}:([\d.]+)%" title="(class \d+)">', page.source)
+        assert [name for _, name in named] == [f"class {k}" for k in range(first, 140, 10)][:14]
+        assert [float(share) for share, _ in named] == [round(100 * (k + 0.5) / 139, 2) for k in range(0, 139, 10)]
+
+
+@pytest.mark.parametrize(("count", "ticks", "second"), [(129, 13, "10"), (500, 50, "10"), (501, 26, "20"), (9000, 45, "200")])
+def test_a_picture_has_names_beside_it_at_even_steps(count: int, ticks: int, second: str) -> None:
+    names = tuple(str(k) for k in range(count))
+    heat = HeatMap(names, names, (), "data:", "", "", "", "", {}, 0)
+    assert len(heat.victim_ticks) == len(heat.target_ticks) == ticks
+    assert heat.target_ticks[1][1] == second
 
 
 def test_the_numbers_are_those_of_the_file(run_of: Callable[..., Path]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_a_comparison_names_the_least_gain_first(run_of: Callable[..., Path]) ->
     other = run_of(2, "other", values=[[None, 20.0], [10.0, None]])
     text = _printed(comparison_table(compare(one, other)))
     assert text.index("-50.0 %") < text.index("+100.0 %") < text.index("+25.0 %")
+
+
+def test_brackets_in_what_is_told_around_a_table_are_text(run_of: Callable[..., Path]) -> None:
+    one = run_of(2, "one", data="folder images [first:2000]", unit="[bold]pixels")
+    other = run_of(2, "other", data="folder images [/old]", unit="[bold]pixels")
+    text = " ".join(_printed(comparison_table(compare(one, other))).split())
+    assert "The runs differ in data: folder images [first:2000] before, folder images [/old] after." in text
+    assert "Before and after ([bold]pixels)" in text
+    matrix = read_run(one).matrix
+    assert all("([bold]pixels)" in _printed(table) for table in (distance_table(matrix), pairs_table(matrix)))
+
+
+def test_a_class_without_images_has_no_accuracy() -> None:
+    text = _printed(evaluation_table(["a", "b", "c"], [0.5, None, math.nan], [4, 0, 0], 0.5))
+    assert text.count("–") == 2
+    assert "nan" not in text
 
 
 def test_accuracies_are_shares(run_of: Callable[..., Path]) -> None:

@@ -32,6 +32,46 @@ def test_folders_are_cut_off() -> None:
     assert words.without_folders({"a": ["/home/x/y.pt, first:3", r"C:\u\v.pt"]}) == {"a": ["y.pt, first:3", "v.pt"]}
 
 
+@pytest.mark.parametrize(
+    ("told", "published"),
+    [
+        ("/home/al ice/secret project/net.pt", "net.pt"),
+        ("/home/alice (work)/net.pt", "net.pt"),
+        ("/home/alice/", "alice"),
+        ("~alice/nets/net.pt", "net.pt"),
+        (r"C:\Users\Al Ice\nets\net.pt", "net.pt"),
+        ("C:/Users/alice/net.pt", "net.pt"),
+        (r"\\server\alice\net.pt", "net.pt"),
+        ("hf:/home/alice/data", "hf:data"),
+        ("file:///home/alice/x.npz", "file:x.npz"),
+        ("(/home/alice/x.npz)", "(x.npz)"),
+        ("--data=/home/alice/x", "--data=x"),
+        ("imagenet:/data/alice/in,/data/bob/in", "imagenet:in,in"),
+        ("read '/home/al ice/my nets/a net.pt' and \"~/b c/d\"", "read 'a net.pt' and \"d\""),
+        (r"on folder C:\Users\Al Ice\pics [first:3]; judged on /x/y/z", "on folder pics [first:3]; judged on z"),
+        ("/home/alice/a.pt and /home/alice/b.pt, of 3/4", "a.pt and b.pt, of 3/4"),
+        ("/home/alice/net.pt lacks ['a/b']", "net.pt lacks ['a/b']"),
+        ("https://host/a/b", "https://host/a/b"),
+        ("see hf://host/a?x=/b/c, and/or a / b, 8/255", "see hf://host/a?x=/b/c, and/or a / b, 8/255"),
+        ("ylecun/mnist", "ylecun/mnist"),
+        ("/", "/"),
+    ],
+)
+def test_absolute_paths_are_cut_and_nothing_else(told: str, published: str) -> None:
+    assert words.without_folders(told) == published
+
+
+def test_shares_and_what_there_is_not() -> None:
+    assert [words.exact_percent(share) for share in (0.919, None, math.nan)] == ["91.90 %", "–", "–"]
+    assert words.exact_percent(None, "") == ""
+    assert [words.points(share) for share in (0.919, None)] == ["91.90", "–"]
+    assert [words.percentage_points(share) for share in (0.01, 0.005)] == ["1 percentage point", "0.5 percentage points"]
+    assert [words.change(share) for share in (0.4, -0.05, None, math.nan)] == ["+40.0 %", "-5.0 %", "–", "–"]
+    assert [words.lone_number(value) for value in (1234.0, 2.345, None, math.inf)] == ["1,234.0", "2.35", "–", "–"]
+    assert [words.minutes(value) for value in (12.34, 1.234, None)] == ["12.3", "1.23", "–"]
+    assert math.isnan(words.or_nan(None))
+
+
 def test_the_command_line_quotes_and_nests() -> None:
     started = {
         "command": "measure",

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from safetensors.torch import load_file
 
 from orthogon import runs
-from orthogon.bench.false_positives import FLAGGED, PUBLISHED, TITLE, counts, failed, in_markdown
+from orthogon.bench.false_positives import FLAGGED, PUBLISHED, TITLE, counts
 from orthogon.classifier import Classifier
 from orthogon.cli.bench import FalsePositiveBench
 from orthogon.cli.benching_cells import failure
@@ -28,6 +27,7 @@ from orthogon.machine import device_of
 from orthogon.methods import METHODS, HardeningSettings
 from orthogon.naming import named, settings_of
 from orthogon.planting import TRIGGER_FILE, read_trigger
+from orthogon.report.false_positives_page import false_positives_markdown, false_positives_notes, false_positives_table
 from orthogon.runs import Run
 from orthogon.scanning import SCANNERS, Scanner, judged, looked
 from orthogon.zoo.making_trojai import known_pictures
@@ -167,7 +167,7 @@ class _Work:
             "versions": runs.versions(),
         }
         runs.write_json(self.run.path(FILE), record)
-        runs.write_text(self.run.path(FILE).with_suffix(".md"), in_markdown(record))
+        runs.write_text(self.run.path(FILE).with_suffix(".md"), false_positives_markdown(record))
         return record
 
     def _tried(self, subject: _Subject) -> dict[str, Any]:
@@ -272,24 +272,4 @@ def _result(run: Run, record: dict[str, Any]) -> Result:
     run.event("finished")
     page = run.path(FILE).with_suffix(".md")
     data = {**record, "run": str(run.folder), "table": str(page)}
-    reasons = [f"{row['model']} failed: {row['reason']}" for row in failed(record)]
-    return Result(data, [_table(record), *reasons, f"table: {page}"])
-
-
-def _table(record: dict[str, Any]) -> Table:
-    seen, published = record["counts"], record["published"] or {}
-    table = Table("", "before", "after", "published before", "after", title=f"{TITLE}: {record['scanner']['name']}")
-    told = (("clean models flagged", seen["false_positives"], published), ("poisoned models flagged", seen["true_positives"], {}))
-    for name, numbers, paper in (*told, ("inconclusive", seen["inconclusive"], {})):
-        table.add_row(name, *(str(d.get(when, "")) for d in (numbers, paper) for when in ("before", "after")))
-    for name, number in seen["poisoned_hardened_too"].items():
-        table.add_row(f"poisoned ones hardened too: {name.replace('_', ' ')}", "", str(number))
-    for kind, lost, paper in (
-        ("clean", seen["accuracy_lost"]["clean"], published),
-        ("poisoned", seen["accuracy_lost"]["poisoned"], {}),
-    ):
-        points = "" if lost is None else f"{100 * lost:.2f}"
-        table.add_row(f"accuracy lost, points, {kind} models", "", points, "", str(paper.get("accuracy_lost", "")))
-    for name in ("waiting", "not_scanned", "failed"):
-        table.add_row(name.replace("_", " "), "", str(seen[name]))
-    return table
+    return Result(data, [false_positives_table(record), *false_positives_notes(record), f"table: {page}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,14 @@ from rich.text import Text
 from orthogon import runs
 from orthogon.matrix import DistanceMatrix
 from orthogon.printing import printable
+from orthogon.report import terminal
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import HeatMap, distance_maps
 from orthogon.report.reading import model_name
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, decimals, number, without_folders
+from orthogon.report.words import change, counted, decimals, exact_percent, number, or_nan, points, without_folders
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def write_bench(folder: Path) -> Path:
 
 def bench_table(record: Mapping[str, Any]) -> Table:
     """The terminal's table."""
-    shown = Table(title=printable(record["title"]), show_edge=False)
+    shown = Table(title=terminal.title(record["title"]), show_edge=False)
     for count, head in enumerate(_columns(record)):
         shown.add_column(head, justify="right" if count else "left")
     for line in _lines(record):
@@ -98,17 +98,17 @@ def _line(record: Mapping[str, Any], line: Mapping[str, Any], places: int) -> Be
 def _figures(record: Mapping[str, Any], line: Mapping[str, Any], places: int) -> tuple[str, ...]:
     theirs = line["published"] or {}
     shown = [
-        _share(line["accuracy"]),
-        number(_or_nan(line.get("minutes"))),
-        number(_or_nan(line["distance"]), places),
-        _change(line.get("increase")),
-        _points(line.get("lost")),
-        *([_share(line["robust"])] if _attacked(record) else []),
+        exact_percent(line["accuracy"]),
+        number(or_nan(line.get("minutes"))),
+        number(or_nan(line["distance"]), places),
+        change(line.get("increase")),
+        points(line.get("lost")),
+        *([exact_percent(line["robust"])] if _attacked(record) else []),
     ]
     if not record["subject"]:
         return tuple(shown)
-    shown += [_change(theirs.get("increase")), _points(theirs.get("lost")), number(_or_nan(theirs.get("minutes")))]
-    return (*shown, *([_share(theirs.get("robust"))] if _attacked(record) else []))
+    shown += [change(theirs.get("increase")), points(theirs.get("lost")), number(or_nan(theirs.get("minutes")))]
+    return (*shown, *([exact_percent(theirs.get("robust"))] if _attacked(record) else []))
 
 
 def _content(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def _content(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "paper": printable(record["paper"]),
         "sentence": _sentence(record),
         "figures": [
-            ("Test accuracy, natural", _share(natural["accuracy"]), f"{counted(record['test']['images'], 'image')}"),
-            ("Mean distance, natural", number(_or_nan(natural["distance"]), places), printable(record["unit"] or "not measured")),
+            ("Test accuracy, natural", exact_percent(natural["accuracy"]), f"{counted(record['test']['images'], 'image')}"),
+            ("Mean distance, natural", number(or_nan(natural["distance"]), places), printable(record["unit"] or "not measured")),
             ("Rows finished", _finished_words(record), "each has a report of its own"),
             ("Published beside", printable(published["label"]) if published else "–", published["source"] if published else ""),
         ],
@@ -166,12 +166,12 @@ def _sentence(record: Mapping[str, Any]) -> str:
     best = max(grown, key=lambda line: line["increase"])
     name, published = printable(best["label"]), (best["published"] or {}).get("increase")
     if best["increase"] <= 0:
-        return f"No row moved the classes apart; {name} is the nearest to it, {_change(best['increase'])} on average."
+        return f"No row moved the classes apart; {name} is the nearest to it, {change(best['increase'])} on average."
     lost = "lost" if best["lost"] >= 0 else "won"
-    theirs = f" The paper has {_change(published)} for it." if published is not None else ""
+    theirs = f" The paper has {change(published)} for it." if published is not None else ""
     return (
-        f"Of {counted(len(grown), 'row')}, {name} moved the classes farthest apart: {_change(best['increase'])} on average, "
-        f"with {_points(abs(best['lost']))} points of test accuracy {lost}, in {number(best['minutes'])} minutes.{theirs}"
+        f"Of {counted(len(grown), 'row')}, {name} moved the classes farthest apart: {change(best['increase'])} on average, "
+        f"with {points(abs(best['lost']))} points of test accuracy {lost}, in {number(best['minutes'])} minutes.{theirs}"
     )
 
 
@@ -213,19 +213,3 @@ def _attacked(record: Mapping[str, Any]) -> bool:
 
 def _model(record: Mapping[str, Any]) -> str:
     return model_name(dict(record))
-
-
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f} %"
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}"
-
-
-def _change(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f} %"
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -11,7 +11,7 @@ from orthogon.matrix import plain
 from orthogon.printing import printable
 from orthogon.report.reading import MeasuredRun, PairRow, failures, found_values, pair_rows, universal_rows, victim_name
 from orthogon.report.summary import headline, trigger_figures
-from orthogon.report.words import decimals, number, percent, without_folders
+from orthogon.report.words import decimals, exact_percent, number, percent, without_folders
 
 SMALLEST = 5
 """Pairs named in a card."""
@@ -79,7 +79,7 @@ def _facts(run: MeasuredRun) -> str:
         ("Samples", without_folders(str(run.record.get("data") or "not recorded"))),
     ]
     accuracy, versions = run.record.get("accuracy"), run.record.get("versions") or {}
-    facts += [("Accuracy on clean images", f"{100 * accuracy:.2f} %")] if isinstance(accuracy, int | float) else []
+    facts += [("Accuracy on clean images", exact_percent(accuracy))] if isinstance(accuracy, int | float) else []
     facts += [("Measured with", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
     facts += [(f"Hash of {name}", str(digest)) for name, digest in (run.record.get("hashes") or {}).items()]
     return table(["", ""], [[name, value] for name, value in facts], numbers_from=2)

@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orthogon import runs
-from orthogon.matrix import differences, improvement
+from orthogon.matrix import differences, improvement, plain
 from orthogon.printing import printable
 from orthogon.report.heat import distance_maps, ratio_map, value_span
 from orthogon.report.plots import Plot, before_after_plot
 from orthogon.report.reading import MeasuredRun, PairRow, found_values, pair_name, pair_rows, read_run, search_settings
 from orthogon.report.rendering import render
 from orthogon.report.summary import provenance
-from orthogon.report.words import counted, decimals, number
+from orthogon.report.words import change, counted, decimals, number
 
 MOST_LISTED = 2000
-"""Rows of a table of pairs at most."""
+"""Rows of a table of pairs at most; the runs' files have the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +59,12 @@ class Comparison:
         """The numbers, JSON-like; null where there is none."""
         return {
             "unit": self.after.matrix.unit,
-            "increase": _or_null(self.increase),
-            "mean_before": _or_null(self.mean_before),
-            "mean_after": _or_null(self.mean_after),
+            "increase": plain(self.increase),
+            "mean_before": plain(self.mean_before),
+            "mean_after": plain(self.mean_after),
             "pairs_in_both": self.common,
             "classes": list(self.after.matrix.classes),
-            "ratio": [[_or_null(v) for v in row] for row in self.ratio.tolist()],
+            "ratio": [[plain(v) for v in row] for row in self.ratio.tolist()],
             "only_before": [list(pair) for pair in self.only_before],
             "only_after": [list(pair) for pair in self.only_after],
             "warnings": list(self.warnings),
@@ -130,7 +130,7 @@ def common_plot(comparison: Comparison) -> Plot | None:
 
 
 def common_table(comparison: Comparison) -> list[tuple[str, str, str, str, float]]:
-    """Pairs found in both runs as (victim, target, before, after, ratio), those that gained least first."""
+    """Pairs found in both runs as (victim, target, before, after, ratio), the least gain first; `MOST_LISTED` at most."""
     rows, classes = common_rows(comparison), [printable(name) for name in comparison.after.matrix.classes]
     places = decimals(v for b, a, _ in rows for v in (b.value, a.value))
     return [
@@ -156,13 +156,12 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     old, new = comparison.before.matrix, comparison.after.matrix
     span = value_span(found_values(old), found_values(new))
     places = decimals(span)
-    increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
     return {
         "before_name": printable(comparison.before.model_name),
         "after_name": printable(comparison.after.model_name),
         "sentence": increase_words(comparison),
         "figures": [
-            ("Average increase", increase, "MOTH, equation 8"),
+            ("Average increase", change(comparison.increase), "MOTH, equation 8"),
             (
                 "Mean before",
                 number(comparison.mean_before, places),
@@ -177,6 +176,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "ratio": ratio_map(old, new, comparison.ratio),
         "plot": common_plot(comparison),
         "pairs": common_table(comparison),
+        "pair_count": comparison.common,
         "provenance": [("Before", provenance(comparison.before)), ("After", provenance(comparison.after))],
     }
 
@@ -209,7 +209,3 @@ def _only_words(comparison: Comparison) -> str:
 
 def _pairs(chosen: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple((int(v), int(t)) for v, t in chosen.nonzero().tolist())
-
-
-def _or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from orthogon import runs
 from orthogon.report.compare import Comparison, compare_runs
 from orthogon.report.reading import MeasuredRun, model_name, read_distances
+from orthogon.report.words import or_nan
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,14 @@ def read_hardened(folder: Path) -> HardenedRun:
 
 
 def _check(entry: dict[str, Any]) -> Check:
-    numbers = {name: _number(entry.get(name)) for name in ("seconds", "accuracy", "distance", "loss")}
+    numbers = {name: or_nan(entry.get(name)) for name in ("seconds", "accuracy", "distance", "loss")}
     return Check(int(entry["step"]), **numbers, kept=bool(entry.get("kept")))
 
 
 def _picks(columns: dict[str, Any], classes: int) -> tuple[Pick, ...]:
     rows = zip(*(columns.get(name) or [] for name in ("step", "victim", "target", "size")), strict=True)
-    picks = tuple(Pick(int(s), None if v is None else int(v), int(t), _number(size)) for s, v, t, size in rows)
+    picks = tuple(Pick(int(s), None if v is None else int(v), int(t), or_nan(size)) for s, v, t, size in rows)
     for pick in picks:
         if not (0 <= pick.target < classes and (pick.victim is None or 0 <= pick.victim < classes)):
             raise ValueError(f"pick of the pair {pick.victim}-{pick.target}, but there are {classes} classes")
     return picks
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)

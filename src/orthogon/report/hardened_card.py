@@ -9,9 +9,9 @@ from orthogon.matrix import plain
 from orthogon.report.card import SMALLEST, card_data, measured_card, safe, table
 from orthogon.report.compare import Comparison
 from orthogon.report.hardened import HardenedRun
-from orthogon.report.hardened_words import accuracies, headline, held_out, method_name, missing_sentences, share, smallest
+from orthogon.report.hardened_words import accuracies, headline, held_out, method_name, missing_sentences, smallest
 from orthogon.report.reading import MeasuredRun, pair_rows
-from orthogon.report.words import counted, decimals, duration, number, without_folders
+from orthogon.report.words import counted, decimals, duration, exact_percent, number, without_folders
 
 _HASHED = {"model": "the model before", "data": "the training images", "hardened": "the hardened model"}
 
@@ -45,7 +45,7 @@ def _data(run: HardenedRun) -> dict[str, Any]:
 
 
 def _before_after(run: HardenedRun) -> str:
-    lines = [[f"Accuracy on {held_out(run)}", *(share(value) for value in accuracies(run))]]
+    lines = [[f"Accuracy on {held_out(run)}", *(exact_percent(value) for value in accuracies(run))]]
     if run.comparison is not None:
         lines = [*_distance_lines(run.comparison), *lines]
     return table(["", "Before", "After"], lines, numbers_from=1)

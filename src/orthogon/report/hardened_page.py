@@ -11,13 +11,13 @@ from typing import Any
 from orthogon.printing import printable
 from orthogon.report.compare import Comparison, common_plot, common_table
 from orthogon.report.hardened import HardenedRun, Pick
-from orthogon.report.hardened_words import accuracies, figures, headline, missing_sentences, provenance, share, subtitle
+from orthogon.report.hardened_words import accuracies, figures, headline, missing_sentences, provenance, subtitle
 from orthogon.report.heat import HeatMap, count_map, distance_maps, ratio_map
 from orthogon.report.lines import LinePlot, Mark, Point, line_plot
 from orthogon.report.page import Picture, drawing_words, drawn
 from orthogon.report.reading import MeasuredRun, PairRow, pair_name, pair_rows, trigger_pictures
 from orthogon.report.rendering import render
-from orthogon.report.words import command_line, counted, decimals, duration, number, ordinal, percent
+from orthogon.report.words import command_line, counted, decimals, duration, exact_percent, number, ordinal, percent
 
 SMALLEST = 6
 """Closest pairs before, and closest after, whose triggers are drawn; as many lines has the plot of pairs."""
@@ -65,14 +65,16 @@ def _content(run: HardenedRun) -> dict[str, Any]:
         "ratio": ratio_map(comparison.before.matrix, comparison.after.matrix, comparison.ratio) if comparison else None,
         "plot": common_plot(comparison) if comparison else None,
         "pairs": common_table(comparison) if comparison else [],
+        "pair_count": comparison.common if comparison else 0,
         "cards": cards,
         "drawing_words": drawing_words(picture for card in cards for side in card.sides for picture in side.pictures),
         "accuracy_plot": _accuracy_plot(run, best, bound),
         "distance_plot": _distance_plot(run, best),
         "pair_plot": _pair_plot(run),
         "checks": [_check_row(run, number) for number in range(min(len(run.checks), _LISTED_CHECKS))],
+        "check_count": len(run.checks),
         "kept": best if isinstance(best, int) else None,
-        "bound": share(bound),
+        "bound": exact_percent(bound),
         "picks": _pick_map(run),
         "universal": _universal(run),
         "searches": _search_words(run),
@@ -131,7 +133,7 @@ def _accuracy_plot(run: HardenedRun, best: Any, bound: float) -> LinePlot | None
     before = accuracies(run)[0]
     across = [Mark(before, "before", "first")] * math.isfinite(before) + [Mark(bound, "bound", "limit")] * math.isfinite(bound)
     points = [
-        Point(float(c.step), c.accuracy, f"step {c.step:,}: {share(c.accuracy)}", _dot(c.step, c.kept, best))
+        Point(float(c.step), c.accuracy, f"step {c.step:,}: {exact_percent(c.accuracy)}", _dot(c.step, c.kept, best))
         for c in run.checks
         if math.isfinite(c.accuracy)
     ]
@@ -185,7 +187,7 @@ def _arrow(run: HardenedRun, victim: int, target: int) -> str:
 
 def _check_row(run: HardenedRun, place: int) -> tuple[str, ...]:
     check = run.checks[place]
-    numbers = (share(check.accuracy), number(check.distance), number(check.loss, 3))
+    numbers = (exact_percent(check.accuracy), number(check.distance), number(check.loss, 3))
     kept = "hardened model" if check.step == run.record.get("best_step") else "better than before" if check.kept else ""
     return f"{check.step:,}", duration(check.seconds) if math.isfinite(check.seconds) else "–", *numbers, kept
 

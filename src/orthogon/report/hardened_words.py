@@ -9,7 +9,7 @@ from orthogon.printing import printable
 from orthogon.report.hardened import HardenedRun
 from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import OUTCOMES, counted, decimals, duration, number
+from orthogon.report.words import OUTCOMES, change, counted, decimals, duration, exact_percent, number, or_nan, percentage_points
 
 _METHODS = {
     "moth": "MOTH",
@@ -55,8 +55,8 @@ def accuracy_sentence(run: HardenedRun) -> str:
     kept = ""
     if isinstance(bound, int | float):
         within = "within" if before - after <= bound + 1e-9 else "beyond"
-        kept = f", {within} the bound of {_points(float(bound))}"
-    return f"Accuracy on {held_out(run)} went from {share(before)} to {share(after)}{kept}."
+        kept = f", {within} the bound of {percentage_points(float(bound))}"
+    return f"Accuracy on {held_out(run)} went from {exact_percent(before)} to {exact_percent(after)}{kept}."
 
 
 def time_sentence(run: HardenedRun) -> str:
@@ -103,7 +103,7 @@ def figures(run: HardenedRun) -> list[tuple[str, str, str]]:
     shown = _distance_figures(run) if run.comparison is not None else []
     before, after = accuracies(run)
     if math.isfinite(after):
-        shown.append(("Accuracy", share(after), f"{share(before)} before"))
+        shown.append(("Accuracy", exact_percent(after), f"{exact_percent(before)} before"))
     return [*shown, ("Time", duration(run.total_seconds), counted(run.last_step, "step"))]
 
 
@@ -129,7 +129,7 @@ def accuracies(run: HardenedRun) -> tuple[float, float]:
     """On held-out images before and after, 0 to 1; NaN where unknown."""
     known = run.record.get("accuracy") or {}
     before, after = known.get("before"), known.get("after")
-    return _or_nan(before), _or_nan(after)
+    return _known(before), _known(after)
 
 
 def held_out(run: HardenedRun) -> str:
@@ -138,18 +138,8 @@ def held_out(run: HardenedRun) -> str:
     return f"{images:,} held-out images" if isinstance(images, int) else "held-out images"
 
 
-def share(value: float) -> str:
-    """A share of 1 as "91.90 %", or a dash."""
-    return f"{100 * value:.2f} %" if math.isfinite(value) else "–"
-
-
-def _or_nan(value: Any) -> float:
+def _known(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _points(bound: float) -> str:
-    points = 100 * bound
-    return f"{points:g} percentage point{'' if points == 1 else 's'}"
 
 
 def _measured(run: MeasuredRun | None) -> dict[str, Any] | None:
@@ -176,13 +166,13 @@ def _increase_sentence(run: HardenedRun) -> str:
     comparison = run.comparison
     assert comparison is not None
     size = comparison.after.size
-    change = f"{100 * abs(comparison.increase):.1f} % {'larger' if comparison.increase >= 0 else 'smaller'}"
+    grown = f"{100 * abs(comparison.increase):.1f} % {'larger' if comparison.increase >= 0 else 'smaller'}"
     means = comparison.common_means
     before, after = (number(mean, decimals(means)) for mean in means)
     patches = size.from_to(*means)
     patches = patches and f", {patches}"
     return (
-        f"Hardening with {method_name(run)} made the class distances {change} on average over "
+        f"Hardening with {method_name(run)} made the class distances {grown} on average over "
         f"{counted(comparison.common, 'pair')} (MOTH, Eq. 8): their mean went from {before} to {after}{patches}."
     )
 
@@ -210,13 +200,8 @@ def _distance_figures(run: HardenedRun) -> list[tuple[str, str, str]]:
     first, last = (side and side.value for side in (smallest(comparison.before), smallest(comparison.after)))
     means = comparison.common_means
     places = decimals(means)
-    increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
     return [
-        ("Average increase", increase, f"MOTH, Eq. 8, {counted(comparison.common, 'pair')}"),
+        ("Average increase", change(comparison.increase), f"MOTH, Eq. 8, {counted(comparison.common, 'pair')}"),
         ("Mean distance", number(means[1], places), f"{number(means[0], places)} before"),
-        ("Smallest distance", _or_dash(last, places), f"{_or_dash(first, places)} before"),
+        ("Smallest distance", number(or_nan(last), places), f"{number(or_nan(first), places)} before"),
     ]
-
-
-def _or_dash(value: float | None, places: int) -> str:
-    return number(math.nan if value is None else value, places)

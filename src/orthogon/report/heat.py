@@ -22,7 +22,9 @@ from orthogon.report.words import MARKS, decimals, number, percent
 NUMBERED = 20
 """Up to so many classes a heat map's cells hold their numbers."""
 TABLED = 128
-"""Up to so many classes a heat map is a table; beyond, a picture of one pixel per pair."""
+"""Up to so many classes a heat map is a table; beyond, a picture of one pixel per pair with some of the names beside it."""
+MOST_TICKS = 50
+"""Names beside a picture at most."""
 _ROOM = 1000  # CSS pixels that the page's text column leaves for a heat map
 
 
@@ -54,6 +56,16 @@ class HeatMap:
     def numbered(self) -> bool:
         """Whether the cells show their numbers."""
         return len(self.targets) <= NUMBERED
+
+    @property
+    def victim_ticks(self) -> list[tuple[float, str]]:
+        """The names beside a picture's rows: where each row's middle is, in per cent from the top, and its name."""
+        return _ticks(self.victims)
+
+    @property
+    def target_ticks(self) -> list[tuple[float, str]]:
+        """The same above its columns, from the left."""
+        return _ticks(self.targets)
 
     @property
     def pitch(self) -> int:
@@ -159,6 +171,12 @@ def _failed(classes: Sequence[str], row: PairRow) -> Cell:
 
 def _empty(diagonal: bool) -> Cell:
     return Cell("same", "", "") if diagonal else Cell("skip", "", "not measured")
+
+
+def _ticks(names: Sequence[str]) -> list[tuple[float, str]]:
+    """Every tenth name, of more than 500 every 20th, and so on."""
+    step = next(step for step in (*(10, 20, 50), *range(100, len(names) + 101, 100)) if len(names) <= step * MOST_TICKS)
+    return [(round(100 * (place + 0.5) / len(names), 2), names[place]) for place in range(0, len(names), step)]
 
 
 def _cells_picture(cells: Sequence[Sequence[Cell]]) -> str:

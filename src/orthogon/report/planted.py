@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orthogon.printing import printable
+from orthogon.report import terminal
+from orthogon.report.words import exact_percent
 
 
 def planting_table(record: Mapping[str, Any]) -> Table:
@@ -25,9 +27,10 @@ def planting_table(record: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right")
     figures = clean["accuracy"], attack["attack_success_rate"], attack["robust_accuracy"]
     shown = (attack["name"], record["made_by"], aim(stamped["victim"], stamped["target"]))
-    table.add_row(*(Text(printable(str(text))) for text in shown), *map(_share, figures))
+    table.add_row(*(Text(printable(str(text))) for text in shown), *map(exact_percent, figures))
     images = f"{clean['total']:,} held-out images, {stamped['total']:,} of them stamped"
-    table.caption = f"{images}; 95 % confidence of the success rate: {_interval(stamped['attack_success_interval_95'])}"
+    confidence = f"95 % confidence of the success rate: {_interval(stamped['attack_success_interval_95'])}"
+    table.caption = terminal.caption(f"{images}; {confidence}")
     return table
 
 
@@ -49,8 +52,8 @@ def zoo_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         words = (row["name"], row["attack"] or "clean", (row["made_by"] or "").split(" ")[0])
         table.add_row(
             *(Text(printable(word)) for word in words),
-            _share(row["accuracy"]),
-            _share(row["success"]),
+            exact_percent(row["accuracy"], ""),
+            exact_percent(row["success"], ""),
             "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.2f} MB",
             (row["sha256"] or "")[:12],
             Text(printable(row["state"])),
@@ -62,10 +65,6 @@ def zoo_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def aim(victim: str | None, target: str) -> str:
     """ "any other class → ship"."""
     return f"{'any other class' if victim is None else printable(victim)} → {printable(target)}"
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
 
 
 def _interval(interval: Sequence[float]) -> str:

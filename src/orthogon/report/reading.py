@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -232,11 +232,18 @@ def _pictures(file: Any, row: int, names: Set[str]) -> TriggerPictures:
     def read(name: str) -> Tensor:
         return file.get_slice(name)[row : row + 1][0]
 
+    return stamped_pictures(read("clean"), read("stamped"), names, read)
+
+
+def stamped_pictures(
+    clean: UInt8[Tensor, "c h w"], stamped: UInt8[Tensor, "c h w"], names: Set[str], read: Callable[[str], Tensor]
+) -> TriggerPictures:
+    """A sample with its trigger's mask or colours, as far as the tensors `names` of a file, which `read` gives, tell them."""
     statistics = [f"trigger.{name}" for name in ("clean_mean", "clean_std", "mean", "std")]
     mask = read("trigger.mask").float() if "trigger.mask" in names else None
     filters = names >= set(statistics) and "trigger.kernels" not in names  # a pervasive trigger changes more than colours
     shift = ColourShift(*(read(name).float() for name in statistics)) if filters else None
-    return TriggerPictures(read("clean"), read("stamped"), mask, shift)
+    return TriggerPictures(clean, stamped, mask, shift)
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from rich.text import Text
 
 from orthogon.bench.removal import AS_IT_CAME
 from orthogon.printing import printable
-from orthogon.report import colours
+from orthogon.report import colours, terminal
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import Cell, HeatMap
 from orthogon.report.planted import aim
 from orthogon.report.rendering import render
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, number, without_folders
+from orthogon.report.words import counted, exact_percent, minutes, points, without_folders
 
 FILE = "removal-bench.json"
 """The record in the run's folder; the table and the page lie beside it."""
@@ -54,13 +54,13 @@ def write_removal_bench(folder: Path) -> Path:
 
 def removal_bench_table(record: Mapping[str, Any]) -> Table:
     """The terminal's table: the means over the models."""
-    shown = Table(title=printable(record["title"]), show_edge=False)
+    shown = Table(title=terminal.title(record["title"]), show_edge=False)
     columns = _mean_columns()
     for count, head in enumerate(columns):
         shown.add_column(head, justify="right" if count else "left")
     for line in _mean_lines(record):
         shown.add_row(Text(line.label), *map(Text, line.figures))
-    shown.caption = f"means over {counted(len(record['models']), 'model')}"
+    shown.caption = terminal.caption(f"means over {counted(len(record['models']), 'model')}")
     return shown
 
 
@@ -115,7 +115,7 @@ def _content(record: Mapping[str, Any]) -> dict[str, Any]:
                 f"{len(cells) - failed} of {len(record['cells'])}",
                 f"{failed} failed" if failed else "none failed",
             ),
-            ("ASR as they came", _share(before.get("success")), f"accuracy {_share(before.get('accuracy'))}"),
+            ("ASR as they came", exact_percent(before.get("success")), f"accuracy {exact_percent(before.get('accuracy'))}"),
         ],
         "columns": _mean_columns(),
         "lines": _mean_lines(record),
@@ -160,15 +160,15 @@ def _mean_lines(record: Mapping[str, Any]) -> list[RemovalLine]:
         mean, theirs = means.get(row["row"], {}), _published(record, "mean", row["row"])
         lost = None if None in (natural, theirs.get("accuracy")) else natural - theirs["accuracy"]
         figures = (
-            _share(mean.get("accuracy")),
-            _points(mean.get("lost")),
-            _share(mean.get("success")),
-            _share(mean.get("robust")),
-            _minutes(mean),
+            exact_percent(mean.get("accuracy")),
+            points(mean.get("lost")),
+            exact_percent(mean.get("success")),
+            exact_percent(mean.get("robust")),
+            minutes(mean.get("minutes")),
             f"{mean['models']} of {mean['of']}" if mean else "–",
-            _share(theirs.get("accuracy")),
-            _points(lost),
-            _share(theirs.get("success")) if theirs.get("success") is not None else printable(theirs.get("words") or "–"),
+            exact_percent(theirs.get("accuracy")),
+            points(lost),
+            exact_percent(theirs.get("success")) if theirs.get("success") is not None else printable(theirs.get("words") or "–"),
         )
         lines.append(RemovalLine(printable(row["label"]), figures, published=not row["runs"]))
     return lines
@@ -182,8 +182,8 @@ def _model_tables(record: Mapping[str, Any]) -> list[tuple[str, list[RemovalLine
     """The figures of every model: those that were published of others in a row of their own below."""
     return [
         ("Accuracy / ASR of each model, per cent", _model_lines(record, lambda found: _pair(found, "accuracy", "success"))),
-        ("Robust accuracy of each model, per cent", _model_lines(record, lambda found: _plain(found.get("robust")))),
-        ("Minutes", _model_lines(record, _minutes)),
+        ("Robust accuracy of each model, per cent", _model_lines(record, lambda found: points(found.get("robust")))),
+        ("Minutes", _model_lines(record, lambda found: minutes(found.get("minutes")))),
     ]
 
 
@@ -289,12 +289,13 @@ def _sentence(record: Mapping[str, Any]) -> str:
     best = min((mean for mean in known if mean["models"] == most), key=lambda mean: mean["success"])
     before, theirs = _before(record, best["row"]), _published(record, "mean", best["row"]).get("success")
     models = counted(best["of"], "poisoned model") if most == best["of"] else f"{most} of {best['of']} poisoned models"
-    beside = f" Published on other models: {_share(theirs)}." if theirs is not None else ""
+    beside = f" Published on other models: {exact_percent(theirs)}." if theirs is not None else ""
     count = sum(mean["models"] == most for mean in known)
     least = f"{labels[best['row']]} left" + (f" the attacks least of {counted(count, 'method')}:" if count > 1 else "")
+    verb = "lost" if best["lost"] >= 0 else "won"
     return (
-        f"On {models}, {least} an attack success rate of {_share(best['success'])} on average, where it was {_share(before)}, "
-        f"with {_points(abs(best['lost']))} points of accuracy {'lost' if best['lost'] >= 0 else 'won'}.{beside}"
+        f"On {models}, {least} an attack success rate of {exact_percent(best['success'])} on average, where it was "
+        f"{exact_percent(before)}, with {points(abs(best['lost']))} points of accuracy {verb}.{beside}"
     )
 
 
@@ -335,21 +336,4 @@ def _pair(found: Mapping[str, Any], first: str, second: str) -> str:
     if found.get("words") and found.get(second) is None:
         return printable(found["words"])
     one, other = found.get(first), found.get(second)
-    return "–" if one is None and other is None else f"{_plain(one)} / {_plain(other)}"
-
-
-def _plain(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}"
-
-
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f} %"
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}"
-
-
-def _minutes(found: Mapping[str, Any]) -> str:
-    minutes = found.get("minutes")
-    return "–" if minutes is None else number(minutes, 1 if minutes >= 10 else 2)
+    return "–" if one is None and other is None else f"{points(one)} / {points(other)}"

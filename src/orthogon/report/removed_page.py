@@ -8,9 +8,9 @@ from typing import Any
 from orthogon.printing import printable
 from orthogon.report.lines import LinePlot, Mark, Point, line_plot
 from orthogon.report.removed import Change, ClassRow, Glance, RemovedRun
-from orthogon.report.removed_words import command, figures, headline, interval, percent, provenance, subtitle, warnings
+from orthogon.report.removed_words import command, figures, headline, interval, provenance, subtitle, warnings
 from orthogon.report.rendering import render
-from orthogon.report.words import flat
+from orthogon.report.words import exact_percent, flat
 
 _LISTED = 500
 """Looks in the table at most; removal.json has all."""
@@ -45,18 +45,18 @@ def removal_page(run: RemovedRun) -> str:
 
 
 def _change_row(change: Change) -> tuple[str, ...]:
-    ends = (word for side in (change.before, change.after) for word in (percent(side), interval(side)))
+    ends = (word for side in (change.before, change.after) for word in (exact_percent(side.value), interval(side)))
     return (change.name.capitalize(), f"{change.total:,}", *ends)
 
 
 def _class_row(row: ClassRow) -> tuple[str, ...]:
     shares = [*(row.accuracy or (None, None)), *(row.success or (None, None))]
-    return (row.name, f"{row.images:,}", *("–" if share is None else f"{100 * share:.2f} %" for share in shares))
+    return (row.name, f"{row.images:,}", *map(exact_percent, shares))
 
 
 def _look_row(look: Glance) -> tuple[str, ...]:
     facts = ", ".join(f"{printable(name).replace('_', ' ')} {_fact(value)}" for name, value in flat(look.facts).items())
-    return (printable(look.stage), f"{look.step:,}", f"{100 * look.accuracy:.2f} %", facts)
+    return (printable(look.stage), f"{look.step:,}", exact_percent(look.accuracy), facts)
 
 
 def _fact(value: Any) -> str:
@@ -75,8 +75,8 @@ def _plots(run: RemovedRun) -> list[tuple[str, LinePlot]]:
 
 
 def _plot(looks: Sequence[Glance], before: float, *, first: bool) -> LinePlot:
-    start = [Point(0.0, before, f"before: {100 * before:.2f} %")] if first and looks[0].step > 0 else []
-    points = [Point(float(look.step), look.accuracy, f"step {look.step:,}: {100 * look.accuracy:.2f} %") for look in looks]
+    start = [Point(0.0, before, f"before: {exact_percent(before)}")] if first and looks[0].step > 0 else []
+    points = [Point(float(look.step), look.accuracy, f"step {look.step:,}: {exact_percent(look.accuracy)}") for look in looks]
     end = float(max(look.step for look in looks)) or 1.0
     return line_plot(
         [("accuracy", [*start, *points])],

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from orthogon.printing import printable
+from orthogon.report import terminal
 from orthogon.report.removed import Change, RemovedRun, Share, changes
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import command_line, counted, duration
+from orthogon.report.words import command_line, counted, duration, exact_percent
 
 UNKNOWN = "No stamped images were given, so that nothing here says whether there was a backdoor, or whether it is gone."
 
@@ -53,7 +54,7 @@ def warnings(run: RemovedRun) -> list[str]:
     """What a reader must not overlook."""
     told = [note for note in run.notes if note.startswith("take care")]
     if run.success is not None and run.success.before.value < 0.5:
-        worked = percent(run.success.before)
+        worked = exact_percent(run.success.before.value)
         told.append(f"Before the repair the trigger worked on {worked} of the images only: there was little to remove.")
     if _judged_are(run) == "held-out images":
         told.append(
@@ -74,7 +75,10 @@ def subtitle(run: RemovedRun) -> str:
 def figures(run: RemovedRun) -> list[tuple[str, str, str]]:
     """The few numbers that matter, as (name, number, what it was)."""
     known = [change for change in (run.accuracy, run.success, run.robust) if change is not None]
-    shown = [(change.name.capitalize(), percent(change.after), f"{percent(change.before)} before") for change in known]
+    shown = [
+        (change.name.capitalize(), exact_percent(change.after.value), f"{exact_percent(change.before.value)} before")
+        for change in known
+    ]
     return [*shown, ("Time", duration(run.seconds), run.method)]
 
 
@@ -111,22 +115,17 @@ def removal_table(record: Mapping[str, Any]) -> Table:
     Args:
         record: removal.json of `orthogon remove`.
     """
-    table = Table(title=f"Removal by {printable(str(record['method']))}", show_edge=False)
+    table = Table(title=terminal.title(f"Removal by {record['method']}"), show_edge=False)
     table.add_column("")
     for name in ("before", "95 %", "after", "95 %", "images"):
         table.add_column(name, justify="right")
     for change in filter(None, changes(record)):
-        ends = (word for side in (change.before, change.after) for word in (percent(side), interval(side)))
+        ends = (word for side in (change.before, change.after) for word in (exact_percent(side.value), interval(side)))
         table.add_row(change.name, *ends, f"{change.total:,}")
     judged = str(record["accuracy"]["images"])
     note = "" if judged == "test images" else ", by which thresholds may be chosen (--test names others)"
-    table.caption = f"accuracy on {judged}{note}; the repair took {duration(float(record['seconds']))}"
+    table.caption = terminal.caption(f"accuracy on {judged}{note}; the repair took {duration(float(record['seconds']))}")
     return table
-
-
-def percent(share: Share) -> str:
-    """ "91.90 %"."""
-    return f"{100 * share.value:.2f} %"
 
 
 def interval(share: Share) -> str:
@@ -135,7 +134,7 @@ def interval(share: Share) -> str:
 
 
 def _moved(change: Change) -> str:
-    before, after = percent(change.before), percent(change.after)
+    before, after = exact_percent(change.before.value), exact_percent(change.after.value)
     verb = "fell" if change.after.value < change.before.value else "rose"
     ends = f"stayed at {after}" if before == after else f"{verb} from {before} to {after}"
     return f"{ends} (95 % confidence: {interval(change.after)})"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from orthogon import runs
-from orthogon.report.reading import ColourShift, TriggerPictures
+from orthogon.report.reading import TriggerPictures, stamped_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +74,9 @@ def _pictures(path: Path, count: int) -> dict[int, SuspectPictures]:
 
 
 def _suspect(file: Any, names: set[str], i: int) -> SuspectPictures:
-    clean, stamped = file.get_tensor(f"{i}.clean"), file.get_tensor(f"{i}.stamped")
-    statistics = [f"{i}.trigger.{name}" for name in ("clean_mean", "clean_std", "mean", "std")]
-    mask = file.get_tensor(f"{i}.trigger.mask").float() if f"{i}.trigger.mask" in names else None
-    filters = names >= set(statistics) and f"{i}.trigger.kernels" not in names  # a pervasive trigger changes more than colours
-    shift = ColourShift(*(file.get_tensor(name).float() for name in statistics)) if filters else None
-    return SuspectPictures(TriggerPictures(clean[0], stamped[0], mask, shift), list(stamped[1:]))
+    def read(name: str) -> Tensor:
+        return file.get_tensor(f"{i}.{name}")
+
+    own = {name.removeprefix(f"{i}.") for name in names if name.startswith(f"{i}.")}
+    clean, stamped = read("clean"), read("stamped")
+    return SuspectPictures(stamped_pictures(clean[0], stamped[0], own, read), list(stamped[1:]))

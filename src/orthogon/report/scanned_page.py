@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from orthogon.report.rendering import render
 from orthogon.report.scanned import ScannedRun, SuspectPictures
 from orthogon.report.scanned_words import HEAD, figures, headline, pair_rows, pair_words, rule_words
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import command_line, counted, decimals, number, percent
+from orthogon.report.words import command_line, counted, lone_number, percent
 
 
 def scan_page(run: ScannedRun) -> str:
@@ -35,9 +34,9 @@ def scan_page(run: ScannedRun) -> str:
         head=HEAD,
         draws=[
             {
-                "score": _number(draw["score"]),
+                "score": lone_number(draw["score"]),
                 "rows": pair_rows(draw["suspects"]),
-                "features": [(printable(name), _number(value)) for name, value in draw["features"].items()],
+                "features": [(printable(name), lone_number(value)) for name, value in draw["features"].items()],
             }
             for draw in record["draws"]
         ],
@@ -74,10 +73,10 @@ def _card(pair: Mapping[str, Any], pictures: SuspectPictures | None) -> PairCard
     return PairCard(
         victim,
         target,
-        _number(size),
+        lone_number(size),
         "",
         (percent(float(share)) if share is not None else "–") + (f" of {judged['images']:,} images" if judged else ""),
-        _kind(pair) + f"score {_number(pair['score'])}",
+        _kind(pair) + f"score {lone_number(pair['score'])}",
         printable(str(pair.get("outcome") or ("no trigger was searched" if size is None else "found"))),
         shown,
     )
@@ -101,7 +100,3 @@ def _provenance(run: ScannedRun) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Versions", record.get("versions")),
     ]
     return shown_groups(groups)
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None or not math.isfinite(value) else number(float(value), max(1, decimals([float(value)])))

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orthogon.printing import printable
-from orthogon.report.words import decimals, duration, number, percent
+from orthogon.report import terminal
+from orthogon.report.words import duration, exact_percent, lone_number, percent
 
 _STYLES = {"clean": "green", "backdoored": "bold red", "inconclusive": "yellow"}
 _PAIRS = 2
@@ -45,7 +46,9 @@ def rule_words(record: Mapping[str, Any]) -> str:
 
 def _threshold_words(record: Mapping[str, Any]) -> str:
     """By what the score was judged."""
-    return f"threshold {_number(record.get('threshold'))}" if record.get("probability") is None else "judged by its probability"
+    return (
+        f"threshold {lone_number(record.get('threshold'))}" if record.get("probability") is None else "judged by its probability"
+    )
 
 
 def figures(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -53,9 +56,9 @@ def figures(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = [
         ("Probability", probability_words(record), "of a backdoor" if record.get("probability") is not None else "no calibration")
     ]
-    shown.append(("Score", _number(record.get("score")), _threshold_words(record)))
+    shown.append(("Score", lone_number(record.get("score")), _threshold_words(record)))
     if isinstance(record.get("accuracy"), int | float):
-        shown.append(("Accuracy", f"{100 * record['accuracy']:.2f} %", f"of {record['accuracy_images']:,} clean images"))
+        shown.append(("Accuracy", exact_percent(record["accuracy"]), f"of {record['accuracy_images']:,} clean images"))
     return [*shown, ("Time", duration(float(record.get("seconds") or 0.0)), str(record["scanner"]))]
 
 
@@ -70,9 +73,9 @@ def pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             (
                 pair_words(pair),
                 printable(str(pair.get("family") or "–")),
-                _number(pair.get("size")),
+                lone_number(pair.get("size")),
                 *told,
-                _number(pair["score"]),
+                lone_number(pair["score"]),
             )
         )
     return rows
@@ -88,7 +91,8 @@ def verdict_table(record: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="left" if i < 2 else "right")
     for row in pair_rows(record["pairs"]):
         table.add_row(*map(Text, row))
-    table.caption = f"probability {probability_words(record)}; score {_number(record.get('score'))}, {_threshold_words(record)}"
+    told = f"probability {probability_words(record)}; score {lone_number(record.get('score'))}, {_threshold_words(record)}"
+    table.caption = terminal.caption(told)
     return table
 
 
@@ -102,11 +106,9 @@ def fleet_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         told = "; ".join(pair_words(pair) for pair in row.get("pairs", ())[:_PAIRS])
         told = told if "verdict" in row else "; ".join(printable(str(reason)) for reason in row["reasons"])
         name = Text(printable(str(row["model"])))
-        table.add_row(name, Text(str(row["outcome"]), style=style), probability_words(row), _number(row.get("score")), Text(told))
+        table.add_row(
+            name, Text(str(row["outcome"]), style=style), probability_words(row), lone_number(row.get("score")), Text(told)
+        )
     counts = [(str(row["outcome"])) for row in rows]
-    table.caption = ", ".join(f"{counts.count(outcome)} {outcome}" for outcome in dict.fromkeys(counts))
+    table.caption = terminal.caption(", ".join(f"{counts.count(outcome)} {outcome}" for outcome in dict.fromkeys(counts)))
     return table
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None else number(float(value), max(1, decimals([float(value)])))

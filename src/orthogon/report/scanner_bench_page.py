@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orthogon.printing import printable
-from orthogon.report import colours
+from orthogon.report import colours, terminal
 from orthogon.report.bench_files import write_bench_files
 from orthogon.report.card import safe, table
 from orthogon.report.heat import Cell, HeatMap
@@ -18,7 +18,7 @@ from orthogon.report.planted import aim
 from orthogon.report.rendering import render
 from orthogon.report.scanned_words import pair_words
 from orthogon.report.summary import shown_groups
-from orthogon.report.words import counted, decimals, number, without_folders
+from orthogon.report.words import counted, lone_number, minutes, without_folders
 
 FILE = "scanner-bench.json"
 """The record in the run's folder; the table and the page lie beside it."""
@@ -58,12 +58,12 @@ def write_scanner_bench(folder: Path) -> Path:
 
 def scanner_bench_table(record: Mapping[str, Any]) -> Table:
     """The terminal's table: a line per scanner."""
-    shown = Table(title=printable(record["title"]), show_edge=False)
+    shown = Table(title=terminal.title(record["title"]), show_edge=False)
     for count, head in enumerate(_COLUMNS):
         shown.add_column(head, justify="right" if count else "left")
     for line in _lines(record):
         shown.add_row(*map(Text, line))
-    shown.caption = _counts(record)
+    shown.caption = terminal.caption(_counts(record))
     return shown
 
 
@@ -154,7 +154,7 @@ def _lines(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
             _area((line["calibrated"] or {}).get("auc")),
             *(_part((line["calibrated"] or {}).get(name)) for name in ("found", "false_alarms")),
             *(_part(line[name]) for name in ("target", "pair")),
-            "–" if line["minutes"] is None else number(line["minutes"], 1 if line["minutes"] >= 10 else 2),
+            minutes(line["minutes"]),
             f"{line['models']} of {line['of']}",
         )
         for line in record["summary"]
@@ -199,16 +199,12 @@ def _attack(truth: Mapping[str, Any]) -> str:
 def _cell_words(cell: Mapping[str, Any]) -> str:
     if cell["status"] != "finished":
         return str(cell["status"])
-    parts = [str(cell["verdict"]), _score(cell["score"])]
+    parts = [str(cell["verdict"]), lone_number(cell["score"])]
     if cell["probability"] is not None:
         parts.append(f"{100 * cell['probability']:.0f} %")
     if cell["target_right"] is not None:
         parts.append("right" if cell["pair_right"] else "target right" if cell["target_right"] else "another target")
     return ", ".join(parts)
-
-
-def _score(score: float | None) -> str:
-    return "–" if score is None else number(score, max(1, decimals([score])))
 
 
 def _ordered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -250,7 +246,7 @@ def _shown(cell: Mapping[str, Any], labels: Mapping[str, str], scores: Sequence[
     first = f", first {pair_words(cell['first'])}" if cell["first"] else ""
     # the distances' scale, on which the least is the strongest
     level = colours.level_of(float(len(scores) - 1 - below), 0.0, max(1.0, len(scores) - 1.0))
-    return Cell(f"q{level}", _score(cell["score"]), f"{where}: {cell['verdict']}, score {_score(cell['score'])}{first}")
+    return Cell(f"q{level}", lone_number(cell["score"]), f"{where}: {cell['verdict']}, score {lone_number(cell['score'])}{first}")
 
 
 def _counts(record: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from orthogon.printing import printable
 from orthogon.report.reading import MeasuredRun, PairRow, failures, pair_name, pair_rows, universal_rows
 from orthogon.report.standing import planted_sentences
-from orthogon.report.words import count_words, counted, decimals, duration, flat, number, percent
+from orthogon.report.words import count_words, counted, decimals, duration, exact_percent, flat, number, percent
 
 
 def headline(run: MeasuredRun) -> list[str]:
@@ -37,7 +37,7 @@ def figures(run: MeasuredRun) -> list[tuple[str, str, str]]:
     """The few numbers that matter, as (name, number, what it means)."""
     accuracy = run.record.get("accuracy")
     known = isinstance(accuracy, int | float)
-    return [*trigger_figures(run), *([("Accuracy", f"{100 * accuracy:.2f} %", "on clean images")] if known else [])]
+    return [*trigger_figures(run), *([("Accuracy", exact_percent(accuracy), "on clean images")] if known else [])]
 
 
 def trigger_figures(run: MeasuredRun) -> list[tuple[str, str, str]]:

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from orthogon.matrix import DistanceMatrix
 from orthogon.printing import printable
-from orthogon.report import colours
+from orthogon.report import colours, terminal
 from orthogon.report.compare import Comparison, common_rows
 from orthogon.report.heat import value_span
 from orthogon.report.reading import PairRow, found_values, pair_rows, universal_rows, victim_name
-from orthogon.report.words import MARKS, decimals, number, percent
+from orthogon.report.words import MARKS, change, decimals, exact_percent, number, percent
 
 WHOLE_MATRIX = 12
 """Up to so many classes the terminal shows the whole matrix."""
@@ -25,7 +25,7 @@ def distance_table(matrix: DistanceMatrix, smallest: int = 12) -> Table:
     """The matrix with coloured cells, or the smallest pairs where there are too many classes for a terminal."""
     if len(matrix.classes) > WHOLE_MATRIX:
         return pairs_table(matrix, smallest)
-    table = Table(title=f"Class distances ({printable(matrix.unit)})", padding=(0, 1), show_edge=False)
+    table = Table(title=terminal.title(f"Class distances ({matrix.unit})"), padding=(0, 1), show_edge=False)
     table.add_column(Text("victim → target", style="dim"))
     for name in matrix.classes:
         table.add_column(_name(name, 9), justify="right", no_wrap=True)
@@ -47,11 +47,11 @@ def universal_table(matrix: DistanceMatrix, count: int = 10) -> Table:
     return _smallest_table("Smallest universal triggers", "targets", matrix, universal_rows(matrix.facts), count)
 
 
-def _smallest_table(title: str, noun: str, matrix: DistanceMatrix, rows: Sequence[PairRow], count: int) -> Table:
+def _smallest_table(heading: str, noun: str, matrix: DistanceMatrix, rows: Sequence[PairRow], count: int) -> Table:
     found = [row for row in rows if row.found]
     failed = f", {len(rows) - len(found):,} without a distance" if len(found) < len(rows) else ""
-    caption = f"{min(count, len(found)):,} of {len(rows):,} {noun}{failed}"
-    table = Table(title=f"{title} ({printable(matrix.unit)})", caption=caption, show_edge=False)
+    told = terminal.caption(f"{min(count, len(found)):,} of {len(rows):,} {noun}{failed}")
+    table = Table(title=terminal.title(f"{heading} ({matrix.unit})"), caption=told, show_edge=False)
     for name in ("victim", "target"):
         table.add_column(name, overflow="ellipsis", max_width=32)
     for name in ("distance", "spread", "success rate"):
@@ -68,20 +68,19 @@ def comparison_table(comparison: Comparison, count: int = 10) -> Table:
     """Means, the average increase (MOTH, Eq. 8), and the pairs that gained least."""
     rows, classes = common_rows(comparison), comparison.after.matrix.classes
     places = decimals([comparison.mean_before, comparison.mean_after])
-    table = Table(title=f"Before and after ({printable(comparison.after.matrix.unit)})", show_edge=False, show_footer=True)
-    increase = f"{100 * comparison.increase:+.1f} %" if comparison.common else "–"
+    heading = terminal.title(f"Before and after ({comparison.after.matrix.unit})")
+    table = Table(title=heading, show_edge=False, show_footer=True)
     table.add_column("victim", footer="mean of each", overflow="ellipsis", max_width=32)
     table.add_column("target", overflow="ellipsis", max_width=32)
     table.add_column("before", footer=number(comparison.mean_before, places), justify="right")
     table.add_column("after", footer=number(comparison.mean_after, places), justify="right")
-    table.add_column("change", footer=increase, justify="right")
+    table.add_column("change", footer=change(comparison.increase), justify="right")
     for old, new, ratio in rows[:count]:
-        change = Text(f"{100 * (ratio - 1):+.1f} %", style="red" if ratio < 1 else "green")
+        gain = Text(change(ratio - 1), style="red" if ratio < 1 else "green")
         ends = (number(old.value, places), number(new.value, places))
-        table.add_row(_name(classes[new.victim]), _name(classes[new.target]), *ends, change)
-    table.caption = "\n".join(
-        [f"{min(count, len(rows)):,} of {len(rows):,} pairs in both, least gain first", *comparison.warnings]
-    )
+        table.add_row(_name(classes[new.victim]), _name(classes[new.target]), *ends, gain)
+    shown = f"{min(count, len(rows)):,} of {len(rows):,} pairs in both, least gain first"
+    table.caption = terminal.caption("\n".join([shown, *comparison.warnings]))
     return table
 
 
@@ -98,11 +97,11 @@ def evaluation_table(
     table = Table(title="Accuracy", show_edge=False, show_footer=True)
     table.add_column("class", footer="all", overflow="ellipsis", max_width=40)
     table.add_column("images", footer=f"{sum(counts):,}", justify="right")
-    table.add_column("accuracy", footer=_share(accuracy), justify="right")
+    table.add_column("accuracy", footer=exact_percent(accuracy), justify="right")
     for name, share, count in zip(classes, per_class, counts, strict=True):
-        table.add_row(_name(name), f"{count:,}", _share(share))
+        table.add_row(_name(name), f"{count:,}", exact_percent(share))
     if robust is not None:
-        table.caption = f"robust accuracy (all classes): {_share(robust)}"
+        table.caption = terminal.caption(f"robust accuracy (all classes): {exact_percent(robust)}")
     return table
 
 
@@ -120,7 +119,3 @@ def _name(name: str, longest: int = 32) -> Text:
     """As Text, so that rich reads no markup in it."""
     shown = printable(name)
     return Text(shown if len(shown) <= longest else shown[: longest - 1] + "…")
-
-
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f} %"

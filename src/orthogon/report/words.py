@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -39,6 +40,41 @@ def percent(share: float) -> str:
         return "–"
     rounded = 99 if 0.99 < share < 1 else round(100 * share)
     return f"{rounded} %"
+
+
+def exact_percent(share: float | int | None, missing: str = "–") -> str:
+    """A share of 1 as "91.90 %"; `missing` where there is none."""
+    return missing if share is None or not math.isfinite(share) else f"{100 * share:.2f} %"
+
+
+def points(share: float | int | None) -> str:
+    """A share of 1 as "91.90", in per cent without the sign, or a dash."""
+    return "–" if share is None else f"{100 * share:.2f}"
+
+
+def percentage_points(share: float) -> str:
+    """A share of 1 as "1 percentage point" or "0.5 percentage points"."""
+    return f"{100 * share:g} percentage point{'' if 100 * share == 1 else 's'}"
+
+
+def change(share: float | int | None) -> str:
+    """A relative change as "+40.0 %", or a dash."""
+    return "–" if share is None or not math.isfinite(share) else f"{100 * share:+.1f} %"
+
+
+def lone_number(value: float | int | None) -> str:
+    """A number that stands in no table: about three digits and at least one decimal, or a dash."""
+    return "–" if value is None else number(float(value), max(1, decimals([float(value)])))
+
+
+def minutes(value: float | int | None) -> str:
+    """Minutes without their unit, or a dash."""
+    return "–" if value is None else number(value, 1 if value >= 10 else 2)
+
+
+def or_nan(value: float | int | None) -> float:
+    """NaN for what JSON has as null."""
+    return math.nan if value is None else float(value)
 
 
 def duration(seconds: float) -> str:
@@ -167,16 +203,43 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", str(value)]
 
 
+_STOPS = r"\s,;|()\[\]{}<>\"'`"
+"""What ends a word of a path within a text."""
+_BEGIN = r"(?<![^\s:=,;|(\[{<\"'`])"
+"""Where a path may begin: at the start, or behind one of these."""
+_SLASHES = r"\\/"
+_POSIX, _WINDOWS = r"(?:~(?:[A-Za-z_][\w.-]*)?)?/+", r"(?:[A-Za-z]:[\\/]+|\\\\)"
+
+
+def _folders(root: str, slashes: str) -> str:
+    """The pattern of a path but for its last part; a folder's name may have a few blanks, but none after a file's ending."""
+    word = rf"[^{slashes}{_STOPS}]+"
+    name = rf"(?:(?!\S*(?:\.[A-Za-z]\w*|:)\s){word}[ ]+){{0,3}}{word}(?<![:=])"
+    return rf"{root}(?:{name}[{slashes}]+)*(?=[^\s{slashes},;|)\]}}>\"'`])"
+
+
+_ADDRESS = rf"\b(?!file:)[A-Za-z][\w+.-]{{1,30}}://[^{_STOPS}]*"
+_FOLDERS = re.compile(rf"(?P<address>{_ADDRESS})|{_BEGIN}(?:{_folders(_POSIX, '/')}|{_folders(_WINDOWS, _SLASHES)})")
+_ROOT = re.compile(rf"{_BEGIN}(?:{_POSIX}|{_WINDOWS})")
+_TEXT = re.compile(r"[\n\"'`]|[,;:]\s")
+"""What a text has, and a path hardly ever."""
+
+
 def without_folders(value: Any) -> Any:
-    """The same JSON with absolute paths cut to their last part: a published card should not tell whose disk it was."""
+    """The same JSON with absolute paths cut to their last part: a published card should not tell whose disk it was.
+
+    Addresses such as https://host/a/b stay as they are.
+    """
     if isinstance(value, Mapping):
         return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(inner) for inner in value]
-    return " ".join(_last_part(word) for word in value.split(" ")) if isinstance(value, str) else value
+    return _cut(value) if isinstance(value, str) else value
 
 
-def _last_part(word: str) -> str:
-    if PureWindowsPath(word).drive and PureWindowsPath(word).is_absolute():
-        return PureWindowsPath(word).name
-    return PurePosixPath(word).name if word.startswith(("/", "~/")) else word
+def _cut(text: str) -> str:
+    """Of one path as a whole its name, whatever its folders are called; of a text the text, its paths cut."""
+    if _ROOT.match(text) and len(_ROOT.findall(text)) == 1 and not _TEXT.search(text):
+        path = PurePosixPath(text) if text.startswith(("/", "~")) else PureWindowsPath(text)
+        return path.name or text
+    return _FOLDERS.sub(lambda found: found["address"] or "", text)
