@@ -129,12 +129,13 @@ def _scores(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def node_killed(bench: Bench) -> dict[str, Any]:
-    """One of two nodes is killed after the first result: what came of all models, and how often each was told."""
+    """One of two nodes is killed in the middle of a scan: what came of all models, and how often each was told."""
     models = bench.honest()
     with cluster(2) as made:
         running = bench.scan("killed", models, bench.args.steps, "--ray", made.address)
         while running.poll() is None and not _told(bench.folder / "killed"):
             time.sleep(0.1)
+        time.sleep(5)  # after the first result, so that both nodes are in the middle of a scan
         made.remove_node(made.worker_nodes.copy().pop(), allow_graceful=False)
         running.wait()
     table, told = bench.table("killed"), Counter(event["model"] for event in _told(bench.folder / "killed"))
