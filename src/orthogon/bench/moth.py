@@ -237,7 +237,7 @@ UAP = Row(
     "uap",
     "UAP",
     "universal-adversarial",
-    note="the paper trains it from scratch; here it goes on from the natural model, as the other rows do",
+    note="the paper trains it from scratch; here it goes on from the natural model, as the other rows do, but by labels alone",
 )
 UNIVERSAL, PAIRWISE = Row("universal", "Universal", "universal"), Row("pairwise", "Pairwise", "pairwise")
 MOTH = Row("moth", "MOTH", "moth")
