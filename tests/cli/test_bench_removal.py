@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from orthogon import load_classifier, open_images
 from orthogon.cli import benching_poisoned, benching_removal, main
-from orthogon.images import LabelledImages
 from orthogon.planting import read_trigger
 from orthogon.removal import REMOVERS
 
@@ -219,13 +218,6 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert benching_poisoned.names_of(files[1:]) == ["net", "other"]
     with pytest.raises(ValueError, match="more than once"):
         benching_poisoned.names_of([files[0], files[0]])
-
-
-def test_no_test_image_is_among_the_clean_ones() -> None:
-    pixels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
-    images = LabelledImages(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "numbers")
-    apart = benching_poisoned._without(images, images.select(torch.tensor([2, 1])))
-    assert apart.pixels.flatten().tolist() == [0, 3]
 
 
 @pytest.mark.parametrize(

@@ -537,7 +537,7 @@ def test_a_model_whose_gradients_are_no_numbers_gets_a_verdict(command: Command)
     torch.jit.trace(_NoGradient(classifier).eval(), images).save("odd.pt")
     facts = {"classes": list(classifier.classes), "image_shape": list(classifier.image_shape), "normalization": None}
     Path("odd.json").write_text(json.dumps(facts))
-    words = ("--set", "families=patch", "--set", "samples=5", "--json")
+    words = ("--set", "families=patch", "--set", "samples=5", "--set", "pairs_per_class=1", "--set", "again=1", "--json")
     code, out, err = command("scan", "--model", "odd.pt", "--data", SIGNS, *words)
     assert code == 11, err
     assert any("not finite" in reason for reason in json.loads(out)["reasons"])
