@@ -17,7 +17,11 @@ from pathlib import Path
 
 def main(run: str, share: float = 0.25) -> int:
     """Print the pairs below the limit and return the exit code."""
-    record = json.loads(Path(run, "distances.json").read_text(encoding="utf-8"))
+    distances = Path(run, "distances.json")
+    if not distances.exists():
+        print(f"{distances} is not there: give the folder of `orthogon measure`", file=sys.stderr)
+        return 2
+    record = json.loads(distances.read_text(encoding="utf-8"))
     names = record["classes"]
     pairs = [
         (distance, names[victim], names[target])
@@ -37,5 +41,6 @@ def main(run: str, share: float = 0.25) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     sys.exit(main(sys.argv[1], *map(float, sys.argv[2:])))

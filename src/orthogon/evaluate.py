@@ -427,7 +427,8 @@ def near_chance(evaluation: Evaluation) -> str | None:
     return (
         f"the clean accuracy is {evaluation.balanced:.1%} (mean over the classes, {evaluation.total} images), where "
         f"guessing gives {chance:.1%} and at most {limit:.1%} counts as near it; the likely causes are another "
-        "normalization than the model was trained with, or class names in another order than its outputs"
+        "normalization or image size than the model was trained with, or class names in another order than its outputs: "
+        "a card beside the weights can tell all three"
     )
 
 

@@ -300,7 +300,7 @@ def _checked_settings(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | N
     changes = differences(old, new)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
-        advice = "choose another folder, or give the same settings again to go on with this run"
+        advice = "choose another folder, give the same settings again to go on with this run, or --fresh to set it aside"
         raise OtherSettings(f"{folder} holds a run of other settings:\n{listed}\n{advice}")
     return found
 

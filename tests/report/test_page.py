@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from orthogon import runs
 from orthogon.report import write_report
 from orthogon.report.heat import HeatMap
+from orthogon.report.reading import read_run
+from orthogon.report.summary import headline
 
 from .conftest import write_pictures
 
@@ -254,3 +256,15 @@ def test_what_is_no_run_is_refused(tmp_path: Path, run_of: Callable[..., Path]) 
     (folder / "distances.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         write_report(folder)
+
+
+def test_pairs_that_were_not_asked_for_are_told_beside_the_mean(run_of: Callable[..., Path]) -> None:
+    some = read_run(run_of(3, values=[[None, 10.0, None], [None, None, None], [None, 20.0, None]]))
+    assert headline(some)[-1] == "4 other pairs were not measured."
+    whole = read_run(run_of(2, "whole", values=[[None, 10.0], [20.0, None]]))
+    assert not any("not measured" in sentence for sentence in headline(whole))
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder"):
+        read_run(tmp_path / "nowhere")

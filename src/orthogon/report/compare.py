@@ -36,7 +36,7 @@ class Comparison:
     """Average relative increase over the pairs found in both (MOTH, Eq. 8): 1.0 is a doubling; NaN without any."""
     mean_before: float
     mean_after: float
-    """Means over the pairs that each run found, whether or not the other did."""
+    """Means over the pairs that have a distance in both, as the increase is; NaN without any."""
     only_before: tuple[tuple[int, int], ...]
     only_after: tuple[tuple[int, int], ...]
     """Pairs (victim, target) that one run alone has a distance for."""
@@ -47,13 +47,6 @@ class Comparison:
     def common(self) -> int:
         """How many pairs have a distance in both runs."""
         return int(self.ratio.isfinite().sum())
-
-    @property
-    def common_means(self) -> tuple[float, float]:
-        """Mean before and after over the pairs that have a distance in both; NaN without any."""
-        both = self.ratio.isfinite()
-        before, after = (found_values(run.matrix)[both] for run in (self.before, self.after))
-        return float(before.mean()), float(after.mean())
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, JSON-like; null where there is none."""
@@ -90,13 +83,14 @@ def compare_runs(old: MeasuredRun, new: MeasuredRun, before: Path, after: Path) 
         raise ValueError(f"the runs differ in {name}: {before} has {first!r}, {after} has {second!r}")
     old_values, new_values = found_values(old.matrix), found_values(new.matrix)
     ratio = new_values / old_values.where(old_values > 0, math.nan)
+    both = ratio.isfinite()
     return Comparison(
         old,
         new,
         ratio,
-        improvement(old.matrix, new.matrix) if bool(ratio.isfinite().any()) else math.nan,
-        float(old_values.nanmean()),
-        float(new_values.nanmean()),
+        improvement(old.matrix, new.matrix) if bool(both.any()) else math.nan,
+        float(old_values[both].mean()),
+        float(new_values[both].mean()),
         _pairs(old_values.isfinite() & ~new_values.isfinite()),
         _pairs(new_values.isfinite() & ~old_values.isfinite()),
         _warnings(old, new),
@@ -168,7 +162,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
                 comparison.before.size.patch(comparison.mean_before),
             ),
             ("Mean after", number(comparison.mean_after, places), comparison.after.size.patch(comparison.mean_after)),
-            ("Pairs in both", f"{comparison.common:,}", _only_words(comparison)),
+            ("Pairs in both", f"{comparison.common:,}", only_words(comparison)),
         ],
         "warnings": comparison.warnings,
         "unit": printable(new.unit),
@@ -201,7 +195,8 @@ def _search_fields(before: MeasuredRun, after: MeasuredRun) -> list[str]:
     return [field.name.replace("_", " ") for field in fields(first) if getattr(first, field.name) != getattr(second, field.name)]
 
 
-def _only_words(comparison: Comparison) -> str:
+def only_words(comparison: Comparison) -> str:
+    """How many pairs one run alone has a distance for; empty where there are none."""
     lost, gained = len(comparison.only_before), len(comparison.only_after)
     parts = [f"{lost:,} only before"] * bool(lost) + [f"{gained:,} only after"] * bool(gained)
     return ", ".join(parts)

@@ -33,7 +33,7 @@ def _data(run: HardenedRun) -> dict[str, Any]:
     names = ("method", "family", "unit", "accuracy", "stopped", "step", "best_step", "seconds", "settings", "versions", "hashes")
     facts = {name: record[name] for name in (*names, "model", "data") if record.get(name) is not None}
     if comparison is not None:
-        means = comparison.common_means
+        means = (comparison.mean_before, comparison.mean_after)
         facts |= {
             "increase": plain(comparison.increase),
             "pairs_in_both": comparison.common,
@@ -52,7 +52,7 @@ def _before_after(run: HardenedRun) -> str:
 
 
 def _distance_lines(comparison: Comparison) -> list[list[str]]:
-    means, sides = comparison.common_means, (comparison.before, comparison.after)
+    means, sides = (comparison.mean_before, comparison.mean_after), (comparison.before, comparison.after)
     places = decimals(means)
     return [
         ["Mean distance, over the pairs that have one in both", *(number(mean, places) for mean in means)],
@@ -80,7 +80,7 @@ def _closest(comparison: Comparison) -> str:
     """The pairs that were closest before; a dash where they have no distance after."""
     first = [row for row in pair_rows(comparison.before.matrix) if row.found][:SMALLEST]
     after = {(row.victim, row.target): row.value for row in pair_rows(comparison.after.matrix) if row.found}
-    classes, places = comparison.after.matrix.classes, decimals(comparison.common_means)
+    classes, places = comparison.after.matrix.classes, decimals((comparison.mean_before, comparison.mean_after))
     lines = []
     for row in first:
         ends = (row.value, after.get((row.victim, row.target), math.nan))

@@ -167,7 +167,7 @@ def _increase_sentence(run: HardenedRun) -> str:
     assert comparison is not None
     size = comparison.after.size
     grown = f"{100 * abs(comparison.increase):.1f} % {'larger' if comparison.increase >= 0 else 'smaller'}"
-    means = comparison.common_means
+    means = (comparison.mean_before, comparison.mean_after)
     before, after = (number(mean, decimals(means)) for mean in means)
     patches = size.from_to(*means)
     patches = patches and f", {patches}"
@@ -198,7 +198,7 @@ def _distance_figures(run: HardenedRun) -> list[tuple[str, str, str]]:
     comparison = run.comparison
     assert comparison is not None
     first, last = (side and side.value for side in (smallest(comparison.before), smallest(comparison.after)))
-    means = comparison.common_means
+    means = (comparison.mean_before, comparison.mean_after)
     places = decimals(means)
     return [
         ("Average increase", change(comparison.increase), f"MOTH, Eq. 8, {counted(comparison.common, 'pair')}"),

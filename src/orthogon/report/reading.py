@@ -108,6 +108,8 @@ def read_run(folder: Path) -> MeasuredRun:
             f"measure its model with `orthogon measure --model {folder / 'model.safetensors'}` and give that run"
         )
     if run is None:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
         wanted = "a finished `orthogon measure` or `orthogon harden`"
         raise ValueError(f"{folder} has no distances.json; give the folder of {wanted}")
     return run

@@ -94,7 +94,7 @@ def _pair_sentences(run: MeasuredRun, rows: Sequence[PairRow]) -> list[str]:
     found = [row for row in rows if row.found]
     if not found:
         return ["No pair of classes has a distance.", _completeness(rows)]
-    return [_mean_sentence(run), _closest_sentence(run, found[0]), _completeness(rows)]
+    return [_mean_sentence(run), _closest_sentence(run, found[0]), _completeness(rows), *_unmeasured(run, rows)]
 
 
 def _universal_sentences(run: MeasuredRun, rows: Sequence[PairRow]) -> list[str]:
@@ -124,6 +124,12 @@ def _closest_sentence(run: MeasuredRun, row: PairRow) -> str:
     victim, target = printable(run.matrix.classes[row.victim]), printable(run.matrix.classes[row.target])
     samples = f"{percent(row.asr)} of the {victim} samples" if math.isfinite(row.asr) else f"{victim} samples"
     return f"The closest pair is {pair_name(run.matrix.classes, row)}: {run.size.words(row.value)} turns {samples} into {target}."
+
+
+def _unmeasured(run: MeasuredRun, rows: Sequence[PairRow]) -> list[str]:
+    """That some pairs were not asked for: the mean and the closest pair are those of the others."""
+    others = len(run.matrix.classes) * (len(run.matrix.classes) - 1) - len(rows)
+    return [f"{counted(others, 'other pair')} {'was' if others == 1 else 'were'} not measured."] if others else []
 
 
 def _completeness(rows: Sequence[PairRow]) -> str:

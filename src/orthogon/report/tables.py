@@ -12,7 +12,7 @@ from rich.text import Text
 from orthogon.matrix import DistanceMatrix
 from orthogon.printing import printable
 from orthogon.report import colours, terminal
-from orthogon.report.compare import Comparison, common_rows
+from orthogon.report.compare import Comparison, common_rows, only_words
 from orthogon.report.heat import value_span
 from orthogon.report.reading import PairRow, found_values, pair_rows, universal_rows, victim_name
 from orthogon.report.words import MARKS, change, decimals, exact_percent, number, percent
@@ -79,7 +79,8 @@ def comparison_table(comparison: Comparison, count: int = 10) -> Table:
         gain = Text(change(ratio - 1), style="red" if ratio < 1 else "green")
         ends = (number(old.value, places), number(new.value, places))
         table.add_row(_name(classes[new.victim]), _name(classes[new.target]), *ends, gain)
-    shown = f"{min(count, len(rows)):,} of {len(rows):,} pairs in both, least gain first"
+    alone = only_words(comparison)
+    shown = f"{min(count, len(rows)):,} of {len(rows):,} pairs in both, least gain first{alone and f'; {alone}, in no mean'}"
     table.caption = terminal.caption("\n".join([shown, *comparison.warnings]))
     return table
 
