@@ -148,4 +148,6 @@ def test_debug_shows_where_bad_input_was_met(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_that_is_no_run(command: Command, words: tuple[str, ...]) -> None:
     code, out, err = command(*words)
     assert (code, out) == (2, "")
-    assert "no-run has no distances.json" in err
+    assert "there is no folder no-run" in err
+    Path("no-run").mkdir()
+    assert "no-run has no distances.json" in command(*words)[2]
