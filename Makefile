@@ -19,8 +19,8 @@ setup: $(READY)  ## a virtual environment in .venv with everything in it
 demo: $(READY)  ## plant a backdoor in a small model, measure it, see whether the distances give it away
 	@$(BIN)/orthogon demo $(ARGS)
 
-test: $(READY)  ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## all tests, on up to eight cores
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(READY)  ## style and formatting
 	@$(BIN)/ruff check .
