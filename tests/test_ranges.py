@@ -29,4 +29,7 @@ def test_a_number_outside_its_range_is_told_with_its_name(kind: str) -> None:
 
 
 def test_what_is_not_named_is_not_looked_at() -> None:
-    require(SimpleNamespace(rate=-1, size=2), counts=("size",))
+    settings = SimpleNamespace(rate=-1, size=2)
+    require(settings, counts=("size",))
+    with pytest.raises(ValueError, match="rate"):
+        require(settings, counts=("rate",))
